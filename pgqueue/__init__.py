@@ -1,0 +1,1 @@
+"""pgqueue: Celery's programming model on nothing but PostgreSQL."""

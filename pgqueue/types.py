@@ -1,0 +1,162 @@
+"""The nouns that every part shares: states, a job to enqueue, a claim, the outcomes of an attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple, TypeAlias
+
+Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
+
+
+class State(StrEnum):
+    """Where a job is in its life; the first three are read from `job`, the next five from `result`."""
+
+    PENDING = "PENDING"
+    STARTED = "STARTED"
+    RETRY = "RETRY"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    REVOKED = "REVOKED"
+    REJECTED = "REJECTED"
+    IGNORED = "IGNORED"
+    #: Neither a job nor a result has this id: never enqueued, not committed yet, or forgotten.
+    UNKNOWN = "UNKNOWN"
+
+
+READY_STATES = frozenset({State.SUCCESS, State.FAILURE, State.REVOKED, State.REJECTED, State.IGNORED})
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """One call to be enqueued; texts in `args`, `kwargs` and `headers` are JSON already.
+
+    `eta` wins over `countdown` (seconds from the database's clock). `known` says that the id was chosen
+    by the caller, so that a job or a result may have it already.
+    """
+
+    id: str
+    task: str
+    args: str = "[]"
+    kwargs: str = "{}"
+    queue: str = "default"
+    priority: int = 5
+    eta: datetime | None = None
+    countdown: float | None = None
+    expires: datetime | None = None
+    expires_in: float | None = None
+    unique_key: str | None = None
+    headers: str | None = None
+    root_id: str | None = None
+    parent_id: str | None = None
+    ignore_result: bool | None = None
+    known: bool = False
+
+
+class Enqueued(NamedTuple):
+    """What the database answers to one `NewJob`: its id, or that of the job or result already there."""
+
+    id: str
+    created: bool
+
+
+class Claim(NamedTuple):
+    """One job leased to a worker, as `claim` returns it (a tuple: hundreds are made at a time).
+
+    `attempt`, with the id of the worker, is the fence. `expired` and `revoked` were decided by the
+    database's clock when it was claimed.
+    """
+
+    id: str
+    task: str
+    queue: str
+    priority: int
+    args: str
+    kwargs: str
+    attempt: int
+    retries: int
+    crashes: int
+    eta: datetime
+    enqueued_at: datetime
+    expires: datetime | None
+    expired: bool
+    headers: str | None
+    root_id: str | None
+    parent_id: str | None
+    ignore_result: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """An exception as data: names, texts and JSON-safe arguments; never a class or an object to revive."""
+
+    type: str
+    module: str
+    message: str
+    args: tuple[Json, ...] = ()
+    notes: tuple[str, ...] = ()
+    cause: ErrorReport | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The task returned; `value` is the JSON text of what it returned."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The task raised and will not be tried again."""
+
+    error: ErrorReport
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """The task asked to be run again, at `eta` or after `countdown` seconds of the database's clock.
+
+    `args` and `kwargs` (JSON texts), `queue` and `priority` replace those of the job where not None.
+    """
+
+    error: ErrorReport | None
+    countdown: float = 0.0
+    eta: datetime | None = None
+    args: str | None = None
+    kwargs: str | None = None
+    queue: str | None = None
+    priority: int | None = None
+    expires: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The task raised `Reject`: it ends as REJECTED, or goes back untried if `requeue`."""
+
+    reason: str
+    requeue: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """The task raised `Ignore`: it ends as IGNORED, a ready state without a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """The attempt was refused before it started: `reason` is "expired" or "revoked"."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The job goes back untried, and no count of it changes; `delay` in seconds."""
+
+    delay: float = 0.0
+
+
+Outcome: TypeAlias = Succeeded | Failed | Retried | Rejected | Ignored | Revoked | Released

@@ -101,7 +101,7 @@ class MaxRetriesExceededError(PgQueueError):
     """The task asked for another retry than `max_retries` allows."""
 
 
-class TaskPredicate(Exception):  # noqa: N818 - Celery's names
+class TaskPredicate(Exception):
     """What a task raises to say how its attempt is to end; a task must let these pass."""
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
-Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
 
 class State(StrEnum):
@@ -82,6 +82,7 @@ class Claim(NamedTuple):
     enqueued_at: datetime
     expires: datetime | None
     expired: bool
+    revoked: bool
     headers: str | None
     root_id: str | None
     parent_id: str | None

@@ -1,0 +1,192 @@
+"""Connections of one app: two pools (sync, async), made when first used, and single connections with a purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
+
+from pgqueue.database.running import AsyncConnection, Connection, arun, connection_lost, run
+from pgqueue.errors import DatabaseUnavailable
+from pgqueue.statements import Statement, Statements
+
+T = TypeVar("T")
+
+#: Keepalives of every connection: a peer that vanished is noticed after 3 + 3 x 1 s, not after two hours.
+_KEEPALIVES = {
+    "keepalives_idle": 3,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5000,
+}
+
+
+class Database:
+    """The connections of one app to one schema.
+
+    - `dsn`: libpq's connection string or URI; "" leaves everything to PG* variables.
+    - `statements`: the statements of the schema.
+    - `name`: shown as application_name.
+    - `pool_size`: most connections of each pool; default 10.
+    - `connect_timeout`: seconds to wait for a connection; default 10.
+
+    Pools open when they are first used, and are made anew in a forked child: a connection is never shared over
+    a fork. The async pool belongs to the running event loop; each loop gets its own.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        statements: Statements,
+        *,
+        name: str = "",
+        pool_size: int = 10,
+        connect_timeout: float = 10.0,
+    ) -> None:
+        self.dsn = dsn
+        self.statements = statements
+        self._name = name
+        self._pool_size = pool_size
+        self._timeout = connect_timeout
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._pool: ConnectionPool[Connection] | None = None
+        self._apools: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnectionPool[AsyncConnection]]
+        self._apools = WeakKeyDictionary()
+
+    def connect(self, purpose: str) -> Connection:
+        """Return a connection of its own, outside the pools; the caller closes it.
+
+        Raises DatabaseUnavailable if there is none to be had within `connect_timeout`.
+        """
+        try:
+            return psycopg.connect(self.dsn, **self._parameters(purpose))
+        except psycopg.OperationalError as error:
+            raise self._unavailable(error) from error
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Lend a pooled connection in autocommit mode."""
+        try:
+            with self._sync_pool().connection() as connection:
+                yield connection
+        except PoolTimeout as error:
+            raise self._unavailable(error) from error
+
+    @asynccontextmanager
+    async def aconnection(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a pooled async connection in autocommit mode."""
+        try:
+            async with (await self._async_pool()).connection() as connection:
+                yield connection
+        except PoolTimeout as error:
+            raise self._unavailable(error) from error
+
+    def run(self, statement: Statement[T], again: Statement[T] | None = None) -> list[T]:
+        """Run a statement in a transaction of its own; once more if the pooled connection turns out to be dead.
+
+        - `again`: what to run the second time, if not the same: the first may have been committed unheard.
+        """
+        try:
+            with self.connection() as connection:
+                return run(connection, statement)
+        except psycopg.Error as error:
+            if not connection_lost(error):
+                raise
+        self._sync_pool().check()
+        try:
+            with self.connection() as connection:
+                return run(connection, again or statement)
+        except psycopg.OperationalError as error:
+            raise self._unavailable(error) from error
+
+    async def arun(self, statement: Statement[T], again: Statement[T] | None = None) -> list[T]:
+        """Run a statement as `run` does, without blocking the event loop."""
+        try:
+            async with self.aconnection() as connection:
+                return await arun(connection, statement)
+        except psycopg.Error as error:
+            if not connection_lost(error):
+                raise
+        await (await self._async_pool()).check()
+        try:
+            async with self.aconnection() as connection:
+                return await arun(connection, again or statement)
+        except psycopg.OperationalError as error:
+            raise self._unavailable(error) from error
+
+    def close(self) -> None:
+        """Close the connections of the sync pool; the next use opens it again."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None and self._pid == os.getpid():
+            pool.close()
+
+    async def aclose(self) -> None:
+        """Close the connections that belong to the running event loop."""
+        pool = self._apools.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            await pool.close()
+
+    def _sync_pool(self) -> ConnectionPool[Connection]:
+        with self._lock:
+            if self._pid != os.getpid():
+                # Forked: the parent owns those connections. Forget them without a word to the server.
+                self._pid, self._pool = os.getpid(), None
+                self._apools = WeakKeyDictionary()
+            if self._pool is None:
+                self._pool = ConnectionPool(
+                    self.dsn,
+                    kwargs=self._parameters("enqueue"),
+                    min_size=1,
+                    max_size=self._pool_size,
+                    timeout=self._timeout,
+                    reconnect_timeout=self._timeout,
+                    open=True,
+                    name="pgqueue",
+                )
+            return self._pool
+
+    async def _async_pool(self) -> AsyncConnectionPool[AsyncConnection]:
+        loop = asyncio.get_running_loop()
+        pool = self._apools.get(loop)
+        if pool is None:
+            pool = AsyncConnectionPool(
+                self.dsn,
+                kwargs=self._parameters("enqueue"),
+                min_size=1,
+                max_size=self._pool_size,
+                timeout=self._timeout,
+                reconnect_timeout=self._timeout,
+                open=False,
+                name="pgqueue",
+            )
+            self._apools[loop] = pool
+            await pool.open()
+        return pool
+
+    def _parameters(self, purpose: str) -> dict[str, Any]:
+        return {
+            "autocommit": True,
+            # PL/pgSQL keeps the plans; a prepared statement would only get in the way of a transaction pooler.
+            "prepare_threshold": None,
+            "connect_timeout": max(2, round(self._timeout)),
+            "application_name": f"pgqueue {purpose} {self._name}@{socket.gethostname()}"[:63],
+            **_KEEPALIVES,
+        }
+
+    def _unavailable(self, error: Exception) -> DatabaseUnavailable:
+        where = psycopg.conninfo.conninfo_to_dict(self.dsn) if self.dsn else {}
+        place = f"{where.get('host') or os.environ.get('PGHOST', 'the default socket')}"
+        reason = str(error).strip().splitlines()
+        return DatabaseUnavailable(
+            f"no connection to the database at {place}: {reason[-1] if reason else type(error).__name__}"
+        )

@@ -1,0 +1,75 @@
+"""Run a statement on a psycopg connection, in each colour, and turn what PostgreSQL answers into our errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias, TypeVar
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from pgqueue.errors import SCHEMA_SQLSTATES, SQLSTATES, DatabaseUnavailable, SchemaMissing
+from pgqueue.statements import Statement
+
+T = TypeVar("T")
+
+Connection: TypeAlias = "psycopg.Connection[Any]"
+AsyncConnection: TypeAlias = "psycopg.AsyncConnection[Any]"
+AnyConnection: TypeAlias = "Connection | AsyncConnection"
+
+#: SQLSTATE classes and codes after which the same may be tried again on a fresh connection: connection errors,
+#: shutdown and restart of the server, too many connections, a demoted leader, a pooler that gave up.
+_LOST = ("08", "57P01", "57P02", "57P03", "57P05", "53300", "25006")
+
+
+def run(connection: Connection, statement: Statement[T]) -> list[T]:
+    """Run a statement on a connection and return its rows, each made a value."""
+    with guarded(), psycopg.RawCursor(connection, row_factory=tuple_row) as cursor:
+        cursor.execute(statement.sql.encode(), statement.params)
+        return [statement.row(row) for row in cursor.fetchall()]
+
+
+def run_together(connection: Connection, *statements: Statement[Any]) -> list[list[Any]]:
+    """Run several statements in one round trip and one transaction; return the rows of each."""
+    with guarded():
+        cursors = [psycopg.RawCursor(connection, row_factory=tuple_row) for _ in statements]
+        with connection.pipeline():
+            for cursor, statement in zip(cursors, statements, strict=True):
+                cursor.execute(statement.sql.encode(), statement.params)
+        return [
+            [statement.row(row) for row in cursor.fetchall()]
+            for cursor, statement in zip(cursors, statements, strict=True)
+        ]
+
+
+async def arun(connection: AsyncConnection, statement: Statement[T]) -> list[T]:
+    """Run a statement on an async connection and return its rows, each made a value."""
+    with guarded():
+        async with psycopg.AsyncRawCursor(connection, row_factory=tuple_row) as cursor:
+            await cursor.execute(statement.sql.encode(), statement.params)
+            return [statement.row(row) for row in await cursor.fetchall()]
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Turn errors of psycopg that pgqueue has a word for into that word; the others pass as they are."""
+    try:
+        yield
+    except psycopg.Error as error:
+        state = error.sqlstate or ""
+        if state in SQLSTATES:
+            diag = error.diag
+            raise SQLSTATES[state](". ".join(filter(None, (diag.message_primary, diag.message_hint)))) from error
+        if (state in SCHEMA_SQLSTATES and "pgqueue" in str(error)) or state == "3F000":
+            raise SchemaMissing from error
+        raise
+
+
+def connection_lost(error: BaseException) -> bool:
+    """Return whether an error says that the connection, and not the statement, is at fault."""
+    if isinstance(error, DatabaseUnavailable):
+        return True
+    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return False
+    return error.sqlstate is None or error.sqlstate.startswith(_LOST)

@@ -1,0 +1,26 @@
+"""Ids of jobs and workers: UUIDv7, made by the client, so that an id is known before its row exists."""
+
+from __future__ import annotations
+
+import sys
+from uuid import UUID
+
+from pgqueue.errors import InvalidOption
+
+if sys.version_info >= (3, 14):
+    from uuid import uuid7
+else:
+    from uuid_utils import uuid7
+
+
+def new_id() -> str:
+    """Return a fresh UUIDv7 as text; ids made one after the other sort one after the other."""
+    return str(uuid7())
+
+
+def check_id(value: object, option: str = "task_id") -> str:
+    """Return an id that a caller chose in its usual spelling; raises InvalidOption if it is no UUID."""
+    try:
+        return str(value if isinstance(value, UUID) else UUID(str(value)))
+    except ValueError:
+        raise InvalidOption(f"{option}={value!r} is not a UUID; leave it out to have one made") from None

@@ -1,0 +1,73 @@
+-- Take back the leases of a worker that is dead, and strike it off the list. Answers what became of each job:
+--   PENDING   it waits again. A crash is counted if it had been started.
+--   FAILURE   it had been started and may not be again: acks_late=False, or p_max_crashes workers died with it.
+--   REVOKED   it was revoked while it ran.
+-- p_started names the jobs whose attempt had begun; NULL: not known, so all may have. p_error tells how the worker
+-- died. Jobs that a transactional task holds at this moment are passed over and found by the next call.
+--   select * from pgqueue.bury('<worker>', '{"type": "WorkerLostError", "module": "pgqueue.errors", "message": "SIGKILL"}');
+create or replace function pgqueue.bury(
+    p_worker uuid, p_error json, p_started uuid[] default null, p_max_crashes integer default 3
+) returns table (id uuid, task text, state text)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := pgqueue.clock();
+    v_once text[];
+    v_ended uuid[];
+begin
+    if current_setting('synchronous_commit') in ('off', 'local') then
+        perform set_config('synchronous_commit', 'on', true);
+    end if;
+    select w.at_most_once into v_once from pgqueue.worker w where w.id = p_worker for update;
+
+    return query
+    with held as materialized (
+        select j.id, j.task, j.crashes, j.revoked, p_started is null or j.id = any(p_started) as started
+          from pgqueue.job j
+         where j.worker = p_worker
+         order by j.id
+           for update skip locked
+    ), verdict as materialized (
+        select h.*,
+               case when h.revoked then 'REVOKED'
+                    when h.started and (h.task = any(coalesce(v_once, '{}')) or h.crashes + 1 >= p_max_crashes) then 'FAILURE'
+                    else 'PENDING' end as state
+          from held h
+    ), back as (
+        update pgqueue.job j
+           set worker = null, claimed_at = null, eta = greatest(j.eta, v_now),
+               crashes = j.crashes + v.started::integer, error = case when v.started then p_error else j.error end
+          from verdict v
+         where v.state = 'PENDING' and j.id = v.id and j.id = any(array(select h.id from held h))
+    ), ended as (
+        delete from pgqueue.job j using verdict v
+         where v.state <> 'PENDING' and j.id = v.id and j.id = any(array(select h.id from held h))
+        returning j.*, v.state as state, v.started as started
+    ), stored as (
+        insert into pgqueue.result as r (
+               id, enqueued_at, claimed_at, finished_at, worker, root_id, parent_id, attempt, retries, crashes,
+               priority, state, task, queue, args, kwargs, headers, error)
+        select e.id, e.enqueued_at, e.claimed_at, v_now, p_worker, e.root_id, e.parent_id, e.attempt, e.retries,
+               e.crashes + e.started::integer, e.priority, e.state, e.task, e.queue, e.args, e.kwargs, e.headers, p_error
+          from ended e
+            on conflict (id) do update
+           set enqueued_at = excluded.enqueued_at, claimed_at = excluded.claimed_at,
+               finished_at = excluded.finished_at, worker = excluded.worker, attempt = excluded.attempt,
+               retries = excluded.retries, crashes = excluded.crashes, runtime = null,
+               priority = excluded.priority, state = excluded.state, task = excluded.task, queue = excluded.queue,
+               args = excluded.args, kwargs = excluded.kwargs, headers = excluded.headers, value = null,
+               error = excluded.error
+    )
+    select v.id, v.task, v.state from verdict v;
+
+    if exists (select from pgqueue.waiter) then
+        perform pg_notify('pgqueue.done', w.job::text)
+           from (select distinct w.job from pgqueue.waiter w join pgqueue.result r on r.id = w.job
+                  where r.worker = p_worker and r.finished_at = v_now) w;
+    end if;
+    delete from pgqueue.idle i where i.worker = p_worker;
+    delete from pgqueue.worker w
+     where w.id = p_worker and not exists (select from pgqueue.job j where j.worker = p_worker);
+end
+$$;

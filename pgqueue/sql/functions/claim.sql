@@ -1,0 +1,65 @@
+-- Lease up to p_limit waiting jobs to a worker, and return them in the order in which they are to run.
+--   select id, task, args, kwargs from pgqueue.claim('0192f5e2-0000-7000-8000-000000000001', '{mail,default}', 10);
+-- Queues are served in the order given, in each the higher priority first, then the earlier eta.
+-- p_exclude names tasks that the worker has met and does not know: they are left to others, where they stand.
+--
+-- p_relaxed commits asynchronously: a claim lost in a crash of the server is only a redelivery. Never set it where
+-- the claim is the acknowledgement (acks_late=False), or in a transaction that acknowledges other jobs.
+--
+-- Each queue and each of the ten priorities is probed for itself, with one index range scan: an ordered scan
+-- over `queue = any(..)` sorts the whole backlog, and one across priorities walks every future job of a higher
+-- one (15 ms against 0.08 ms beside 200,000 future jobs).
+--
+-- Under READ COMMITTED the row that FOR UPDATE locks is checked again in its newest version, so a job that
+-- another worker took between the look and the lock is left out; the UPDATE repeats the check.
+create or replace function pgqueue.claim(
+    p_worker uuid, p_queues text[], p_limit integer, p_exclude text[] default '{}', p_relaxed boolean default false
+) returns table (
+    id uuid, task text, queue text, priority smallint, args json, kwargs json, attempt integer, retries integer,
+    crashes integer, eta timestamptz, enqueued_at timestamptz, expires timestamptz, expired boolean,
+    revoked boolean, headers json, root_id uuid, parent_id uuid, ignore_result boolean
+)
+language plpgsql volatile
+-- Statistics of a queue are wrong most of the time: it is empty when they are taken and full when it matters. So
+-- no plan may depend on them; `= any(array(..))` for the same reason: a join by id is planned as a walk over the
+-- whole primary key when the table was last seen empty (29 ms a claim).
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := pgqueue.clock();
+begin
+    if p_relaxed then
+        perform set_config('synchronous_commit', 'off', true);
+    end if;
+    return query
+    with probe as materialized (
+        select q.name, q.n, level
+          from unnest(p_queues) with ordinality as q (name, n) cross join generate_series(9, 0, -1) as level
+         order by q.n, level desc
+    ), candidate as materialized (
+        select waiting.id
+          from probe
+         cross join lateral (
+               select j.id
+                 from pgqueue.job j
+                where j.queue = probe.name and j.priority = probe.level and j.eta <= v_now
+                  and j.worker is null and j.task <> all(p_exclude)
+                order by j.eta, j.id
+                limit p_limit
+                  for update skip locked
+               ) waiting
+         limit p_limit
+    ), claimed as (
+        update pgqueue.job j
+           set worker = p_worker, attempt = j.attempt + 1, claimed_at = v_now
+         where j.id = any(array(select c.id from candidate c)) and j.worker is null
+        returning j.*
+    )
+    select c.id, c.task, c.queue, c.priority, c.args, c.kwargs, c.attempt, c.retries, c.crashes, c.eta,
+           c.enqueued_at, c.expires, coalesce(c.expires <= v_now, false), c.revoked, c.headers, c.root_id, c.parent_id,
+           c.ignore_result
+      from claimed c
+     order by array_position(p_queues, c.queue), c.priority desc, c.eta, c.id;
+end
+$$;

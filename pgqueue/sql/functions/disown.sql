@@ -1,0 +1,18 @@
+-- Hand back, untried, the leases of a worker that it does not know of: those whose claim was committed while the
+-- connection broke, so that nobody heard of them. A worker calls it when it has connected again. Answers their ids.
+--   select pgqueue.disown('<worker>', '{<jobs that it runs>}');
+create or replace function pgqueue.disown(p_worker uuid, p_held uuid[]) returns setof uuid
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now timestamptz := pgqueue.clock();
+begin
+    return query
+    update pgqueue.job j
+       set worker = null, claimed_at = null, eta = greatest(j.eta, v_now)
+     where j.id = any(array(select o.id from pgqueue.job o
+                             where o.worker = p_worker and o.id <> all(p_held)
+                             order by o.id for update skip locked))
+    returning j.id;
+end
+$$;

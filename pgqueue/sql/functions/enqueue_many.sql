@@ -1,0 +1,105 @@
+-- Enqueue any number of jobs in one statement, inside the caller's transaction: a rollback leaves none.
+--   select * from pgqueue.enqueue_many('[{"task": "shop.add", "args": [2, 3]}, {"task": "shop.add", "args": [4, 5]}]');
+-- Keys of an element: task (the only one required), id, args, kwargs, queue, priority, eta, countdown (seconds),
+-- expires, expires_in (seconds), unique_key, headers, root_id, parent_id, ignore_result, and known = true if the
+-- id was chosen by the caller and may be there already. Answers in the order given: the id, and whether it was
+-- created; if not, it is that of the unfinished job with this unique_key, or of the job or result with this id.
+-- p_durable asks for a synchronous commit whatever the session says (for callers who own the transaction).
+create or replace function pgqueue.enqueue_many(p_jobs json, p_durable boolean default false)
+returns table (id uuid, created boolean)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := pgqueue.clock();
+    v_ids uuid[];
+    v_keys text[];
+    v_known uuid[];
+    v_new uuid[];
+    v_found uuid;
+begin
+    if p_durable and current_setting('synchronous_commit') in ('off', 'local') then
+        perform set_config('synchronous_commit', 'on', true);
+    end if;
+
+    with given as materialized (
+        select coalesce(g.id, pgqueue.new_id()) as job_id, coalesce(g.queue, 'default') as line,
+               greatest(coalesce(g.eta, v_now + g.countdown * interval '1 second', v_now), v_now) as start, g.*
+          from rows from (json_to_recordset(p_jobs) as (
+               id uuid, task text, args json, kwargs json, queue text, priority smallint, eta timestamptz,
+               countdown double precision, expires timestamptz, expires_in double precision, unique_key text,
+               headers json, root_id uuid, parent_id uuid, ignore_result boolean, known boolean)
+               ) with ordinality as g (
+               id, task, args, kwargs, queue, priority, eta, countdown, expires, expires_in, unique_key,
+               headers, root_id, parent_id, ignore_result, known, n)
+    ), inserted as (
+        insert into pgqueue.job as j (
+               id, task, args, kwargs, queue, priority, eta, enqueued_at, expires, unique_key,
+               headers, root_id, parent_id, ignore_result, attempt)
+        select g.job_id, g.task, coalesce(g.args, '[]'), coalesce(g.kwargs, '{}'), g.line,
+               coalesce(g.priority, 5::smallint), g.start, v_now,
+               coalesce(g.expires, v_now + g.expires_in * interval '1 second'), g.unique_key,
+               g.headers, g.root_id, g.parent_id, g.ignore_result,
+               -- A second life goes on counting, so that a worker left over from the first has no valid fence.
+               case when g.known then coalesce((select r.attempt from pgqueue.result r where r.id = g.id), 0) else 0 end
+          from given g
+         -- Two transactions that insert the same keys in one order cannot deadlock.
+         order by g.unique_key, g.n
+            on conflict do nothing
+        returning j.id
+    ), called as (
+        -- One notification a queue, and only where a worker has said that it is idle.
+        select count(pg_notify('pgqueue.work', q.line))
+          from (select distinct g.line from given g where g.start <= v_now) q
+         where exists (select from pgqueue.idle i where i.queue = q.line)
+    )
+    select (select array_agg(g.job_id order by g.n) from given g),
+           (select array_agg(g.unique_key order by g.n) from given g),
+           (select array_agg(g.job_id) from given g where g.known),
+           (select coalesce(array_agg(i.id), '{}') from inserted i)
+      into v_ids, v_keys, v_known, v_new
+      from called;
+
+    -- An id that has succeeded is not run again. Insert first, look afterwards: a transaction that was just
+    -- acknowledging it made the insert wait for the key, and only a second statement sees what it committed.
+    if v_known is not null then
+        with repeated as (
+            delete from pgqueue.job j
+             where j.id = any(v_known) and j.id = any(v_new)
+               and j.id = any(array(select r.id from pgqueue.result r where r.id = any(v_known) and r.state = 'SUCCESS'))
+            returning j.id
+        )
+        select array(select unnest(v_new) except select r.id from repeated r) into v_new;
+    end if;
+
+    if cardinality(v_new) = cardinality(v_ids) then
+        return query select u.id, true from unnest(v_ids) u (id);
+        return;
+    end if;
+
+    for i in 1 .. coalesce(cardinality(v_ids), 0) loop
+        id := v_ids[i];
+        created := v_ids[i] = any(v_new);
+        if created then
+            v_new := array_remove(v_new, v_ids[i]);  -- an id given twice was created once
+        else
+            select j.id into v_found from pgqueue.job j where j.unique_key = v_keys[i];
+            if not found then
+                select j.id into v_found from pgqueue.job j where j.id = v_ids[i];
+            end if;
+            if not found then
+                select r.id into v_found from pgqueue.result r where r.id = v_ids[i] and r.state = 'SUCCESS';
+            end if;
+            if found then
+                id := v_found;
+            else
+                -- The job that stood in the way has ended since: there is room now.
+                select e.id, e.created into id, created
+                  from pgqueue.enqueue_many(json_build_array(p_jobs -> (i - 1))) e;
+            end if;
+        end if;
+        return next;
+    end loop;
+end
+$$;

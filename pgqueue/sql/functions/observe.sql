@@ -1,0 +1,23 @@
+-- What can be seen of the other workers: who and where they are, how often they have beaten, and whether the
+-- advisory lock of each is held. `server_started` changes when a restart has dropped all locks at once, which is
+-- no death. The observer judges by its own clock; see the sweep of the worker.
+--   select * from pgqueue.observe('<worker>');
+create or replace function pgqueue.observe(p_worker uuid) returns table (
+    id uuid, name text, host text, boot text, pid integer, pid_started bigint, beats bigint, locked boolean,
+    lock_held boolean, server_started timestamptz
+)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select w.id, w.name, w.host, w.boot, w.pid, w.pid_started, w.beats, w.locked,
+           exists (select from pg_locks l
+                    where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+                      and l.database = (select d.oid from pg_database d where d.datname = current_database())
+                      and (l.classid::bigint << 32 | l.objid::bigint) = pgqueue.lock_key(w.id)),
+           pg_postmaster_start_time()
+      from pgqueue.worker w
+     where w.id <> p_worker;
+end
+$$;

@@ -1,0 +1,38 @@
+-- Revoke a job, durably. A waiting one ends as REVOKED now; a running one may finish, but is not started again;
+-- a finished one stays as it is. Answers the state that it has afterwards, or UNKNOWN.
+--   select pgqueue.revoke('<job>');
+create or replace function pgqueue.revoke(p_job uuid) returns text
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now timestamptz := pgqueue.clock();
+    v_job pgqueue.job;
+    v_state text;
+begin
+    select * into v_job from pgqueue.job j where j.id = p_job for update;
+    if not found then
+        select r.state into v_state from pgqueue.result r where r.id = p_job;
+        return coalesce(v_state, 'UNKNOWN');
+    elsif v_job.worker is not null then
+        update pgqueue.job j set revoked = true where j.id = p_job and not j.revoked;
+        return 'STARTED';
+    end if;
+    delete from pgqueue.job j where j.id = p_job;
+    insert into pgqueue.result (
+           id, enqueued_at, finished_at, root_id, parent_id, attempt, retries, crashes, priority, state, task,
+           queue, args, kwargs, headers, error)
+    values (v_job.id, v_job.enqueued_at, v_now, v_job.root_id, v_job.parent_id, v_job.attempt, v_job.retries,
+           v_job.crashes, v_job.priority, 'REVOKED', v_job.task, v_job.queue, v_job.args, v_job.kwargs,
+           v_job.headers, json_build_object('type', 'TaskRevokedError', 'module', 'pgqueue.errors', 'message', 'revoked'))
+        on conflict (id) do update
+       set enqueued_at = excluded.enqueued_at, claimed_at = null, finished_at = excluded.finished_at, worker = null,
+           attempt = excluded.attempt, retries = excluded.retries, crashes = excluded.crashes, runtime = null,
+           priority = excluded.priority, state = excluded.state, task = excluded.task, queue = excluded.queue,
+           args = excluded.args, kwargs = excluded.kwargs, headers = excluded.headers, value = null,
+           error = excluded.error;
+    if exists (select from pgqueue.waiter w where w.job = p_job) then
+        perform pg_notify('pgqueue.done', p_job::text);
+    end if;
+    return 'REVOKED';
+end
+$$;

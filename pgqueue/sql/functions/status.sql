@@ -1,0 +1,27 @@
+-- Where a job is, and what became of it: one row, also for an id that nobody knows (state UNKNOWN).
+--   select * from pgqueue.status('<job>');
+create or replace function pgqueue.status(p_job uuid) returns table (
+    state text, value json, error json, task text, queue text, args json, kwargs json, retries integer,
+    attempt integer, worker uuid, finished_at timestamptz
+)
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    -- One statement, so one snapshot: the commit that moves a job to its result is seen whole or not at all.
+    return query
+    select s.state, s.value, s.error, s.task, s.queue, s.args, s.kwargs, s.retries, s.attempt, s.worker, s.finished_at
+      from (select 1 as place, case when j.worker is not null then 'STARTED' when j.retries > 0 then 'RETRY' else 'PENDING' end as state,
+                   null::json as value, j.error, j.task, j.queue, j.args, j.kwargs, j.retries, j.attempt, j.worker,
+                   null::timestamptz as finished_at
+              from pgqueue.job j where j.id = p_job
+             union all
+            select 2, r.state, r.value, r.error, r.task, r.queue, r.args, r.kwargs, r.retries, r.attempt, r.worker, r.finished_at
+              from pgqueue.result r where r.id = p_job
+             union all
+            select 3, 'UNKNOWN', null, null, null, null, null, null, null, null, null, null
+           ) s
+     order by s.place
+     limit 1;
+end
+$$;

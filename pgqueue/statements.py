@@ -1,0 +1,305 @@
+"""Every call to the database as a value: SQL, parameters, and what a row becomes. Nothing here waits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pgqueue import sql
+from pgqueue.serialization import encode_error
+from pgqueue.types import (
+    Claim,
+    Enqueued,
+    ErrorReport,
+    Failed,
+    Ignored,
+    NewJob,
+    Outcome,
+    Rejected,
+    Released,
+    Retried,
+    Revoked,
+    Succeeded,
+)
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement(Generic[T]):
+    """One statement: SQL with $1, $2 ..., its parameters, and the function that makes a value of a row."""
+
+    sql: str
+    params: Sequence[object]
+    row: Callable[[Row], T]
+
+
+class Status(NamedTuple):
+    """One row of the function `status`: texts of JSON where JSON is stored."""
+
+    state: str
+    value: str | None
+    error: str | None
+    task: str | None
+    queue: str | None
+    args: str | None
+    kwargs: str | None
+    retries: int | None
+    attempt: int | None
+    worker: str | None
+    finished_at: datetime | None
+
+
+class Observed(NamedTuple):
+    """What one worker sees of another: a row of the function `observe`."""
+
+    id: str
+    name: str
+    host: str
+    boot: str
+    pid: int
+    pid_started: int | None
+    beats: int
+    locked: bool
+    lock_held: bool
+    server_started: datetime
+
+
+class Buried(NamedTuple):
+    """What became of a job whose worker died: a row of the function `bury`."""
+
+    id: str
+    task: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt and its outcome, ready to be acknowledged; `runtime` in seconds."""
+
+    claim: Claim
+    outcome: Outcome
+    runtime: float = 0.0
+    keep: bool = True
+
+
+_CALLS = {
+    "enqueue": "select id::text, created from pgqueue.enqueue_many($1::text::json, $2)",
+    "claim": """
+        select id::text, task, queue, priority, args::text, kwargs::text, attempt, retries, crashes, eta, enqueued_at,
+               expires, expired, revoked, headers::text, root_id::text, parent_id::text, ignore_result
+          from pgqueue.claim($1::text::uuid, $2::text[], $3, $4::text[], $5)""",
+    "finish": "select refused::text from pgqueue.finish($1::text::uuid, $2::text::json) as refused",
+    "hold": "select pgqueue.hold($1::text::uuid, $2::text::uuid, $3)",
+    "patience": "select set_config('lock_timeout', $1::text, true)",
+    "status": """
+        select state, value::text, error::text, task, queue, args::text, kwargs::text, retries, attempt,
+               worker::text, finished_at
+          from pgqueue.status($1::text::uuid)""",
+    "forget": "select pgqueue.forget($1::text::uuid)",
+    "revoke": "select pgqueue.revoke($1::text::uuid)",
+    "prune": "select pgqueue.prune($1::float8 * interval '1 second', $2)",
+    "purge": "select pgqueue.purge($1::text[], $2)",
+    "wait_for": "select pgqueue.wait_for($1::text::uuid, $2::text::uuid, $3)",
+    "stop_waiting": "select pgqueue.stop_waiting($1::text::uuid, $2::text::uuid)",
+    "register": "select pgqueue.register($1::text::json)",
+    "beat": "select pgqueue.beat($1::text::uuid, $2::text[])",
+    "observe": """
+        select id::text, name, host, boot, pid, pid_started, beats, locked, lock_held, server_started
+          from pgqueue.observe($1::text::uuid)""",
+    "bury": "select id::text, task, state from pgqueue.bury($1::text::uuid, $2::text::json, $3::text[]::uuid[], $4)",
+    "disown": "select id::text from pgqueue.disown($1::text::uuid, $2::text[]::uuid[]) as id",
+    "surroundings": """
+        select pg_backend_pid(),
+               exists (select from pg_extension where extname = 'citus') or version() not like 'PostgreSQL%'
+        """,
+    "listen": 'listen "pgqueue.work"',
+    "take_duty": "select pgqueue.take_duty($1, $2::text::uuid, $3)",
+    "say_idle": "select pgqueue.say_idle($1::text::uuid, $2::text[])",
+    "say_busy": "select pgqueue.say_busy($1::text::uuid)",
+    "take_lock": "select pg_try_advisory_lock(pgqueue.lock_key($1::text::uuid))",
+    "version": "select pgqueue.version()",
+}
+
+
+def _first(row: Row) -> Any:
+    return row[0]
+
+
+def _enqueued(row: Row) -> Enqueued:
+    return Enqueued(str(row[0]), row[1])
+
+
+class Statements:
+    """The statements of one schema."""
+
+    def __init__(self, schema: str = sql.DEFAULT_SCHEMA) -> None:
+        self.schema = schema
+        self._sql = {name: sql.rename(text, schema) for name, text in _CALLS.items()}
+
+    def _make(self, name: str, params: Sequence[object], row: Callable[[Row], T]) -> Statement[T]:
+        return Statement(self._sql[name], params, row)
+
+    def enqueue(self, jobs: Sequence[NewJob], *, durable: bool) -> Statement[Enqueued]:
+        return self._make("enqueue", (f"[{','.join(map(job_json, jobs))}]", durable), _enqueued)
+
+    def claim(
+        self, worker: str, queues: Sequence[str], limit: int, exclude: Sequence[str], *, relaxed: bool
+    ) -> Statement[Claim]:
+        return self._make("claim", (worker, list(queues), limit, list(exclude), relaxed), Claim._make)
+
+    def finish(self, worker: str, ended: Sequence[Ended]) -> Statement[str]:
+        return self._make("finish", (worker, f"[{','.join(map(outcome_json, ended))}]"), _first)
+
+    def hold(self, claim: Claim, worker: str) -> Statement[None]:
+        return self._make("hold", (claim.id, worker, claim.attempt), _first)
+
+    def patience(self, seconds: float) -> Statement[str]:
+        return self._make("patience", (f"{seconds * 1000:.0f}ms",), _first)
+
+    def status(self, job: str) -> Statement[Status]:
+        return self._make("status", (job,), Status._make)
+
+    def forget(self, job: str) -> Statement[bool]:
+        return self._make("forget", (job,), _first)
+
+    def revoke(self, job: str) -> Statement[str]:
+        return self._make("revoke", (job,), _first)
+
+    def prune(self, keep_seconds: float, limit: int) -> Statement[int]:
+        return self._make("prune", (keep_seconds, limit), _first)
+
+    def purge(self, queues: Sequence[str], limit: int) -> Statement[int]:
+        return self._make("purge", (list(queues), limit), _first)
+
+    def wait_for(self, job: str, call: str, seconds: float) -> Statement[None]:
+        return self._make("wait_for", (job, call, seconds), _first)
+
+    def stop_waiting(self, job: str, call: str) -> Statement[None]:
+        return self._make("stop_waiting", (job, call), _first)
+
+    def register(self, worker: dict[str, object]) -> Statement[None]:
+        return self._make("register", (json.dumps(worker),), _first)
+
+    def beat(self, worker: str, unknown: Sequence[str]) -> Statement[bool]:
+        return self._make("beat", (worker, list(unknown)), _first)
+
+    def observe(self, worker: str) -> Statement[Observed]:
+        return self._make("observe", (worker,), Observed._make)
+
+    def bury(
+        self, worker: str, error: ErrorReport, started: Sequence[str] | None, max_crashes: int
+    ) -> Statement[Buried]:
+        params = (worker, encode_error(error), None if started is None else list(started), max_crashes)
+        return self._make("bury", params, Buried._make)
+
+    def take_duty(self, name: str, worker: str, seconds: float) -> Statement[bool]:
+        return self._make("take_duty", (name, worker, seconds), _first)
+
+    def say_idle(self, worker: str, queues: Sequence[str]) -> Statement[None]:
+        return self._make("say_idle", (worker, list(queues)), _first)
+
+    def say_busy(self, worker: str) -> Statement[None]:
+        return self._make("say_busy", (worker,), _first)
+
+    def take_lock(self, worker: str) -> Statement[bool]:
+        return self._make("take_lock", (worker,), _first)
+
+    def surroundings(self) -> Statement[tuple[int, bool]]:
+        """The backend's own pid, and whether this is something else than plain PostgreSQL."""
+        return self._make("surroundings", (), lambda row: (row[0], row[1]))
+
+    def listen(self) -> Statement[None]:
+        return self._make("listen", (), _first)
+
+    def disown(self, worker: str, held: Sequence[str]) -> Statement[str]:
+        return self._make("disown", (worker, list(held)), _first)
+
+    def version(self) -> Statement[str]:
+        return self._make("version", (), _first)
+
+    def inspect(self, name: str) -> Statement[Row]:
+        """Return the inspection query `name`, a plain SELECT that ends in a semicolon."""
+        return Statement(sql.read(f"inspect/{name}", self.schema), (), tuple)
+
+
+def _time(value: datetime) -> str:
+    return f'"{value.isoformat()}"'
+
+
+def job_json(job: NewJob) -> str:
+    """Return one job as `enqueue_many` takes it; texts that are JSON already are put in as they are."""
+    text = json.dumps
+    parts = [f'"id":"{job.id}","task":{text(job.task)},"args":{job.args},"kwargs":{job.kwargs}']
+    parts.append(f'"queue":{text(job.queue)},"priority":{job.priority}')
+    if job.eta is not None:
+        parts.append(f'"eta":{_time(job.eta)}')
+    if job.countdown is not None:
+        parts.append(f'"countdown":{job.countdown!r}')
+    if job.expires is not None:
+        parts.append(f'"expires":{_time(job.expires)}')
+    if job.expires_in is not None:
+        parts.append(f'"expires_in":{job.expires_in!r}')
+    if job.unique_key is not None:
+        parts.append(f'"unique_key":{text(job.unique_key)}')
+    if job.headers is not None:
+        parts.append(f'"headers":{job.headers}')
+    if job.parent_id is not None:
+        parts.append(f'"parent_id":"{job.parent_id}","root_id":"{job.root_id}"')
+    if job.ignore_result is not None:
+        parts.append(f'"ignore_result":{text(job.ignore_result)}')
+    if job.known:
+        parts.append('"known":true')
+    return "{" + ",".join(parts) + "}"
+
+
+def outcome_json(ended: Ended) -> str:
+    """Return one outcome as `finish` takes it: one line per kind, and nothing else may be sent."""
+    claim, outcome = ended.claim, ended.outcome
+    head = f'{{"id":"{claim.id}","attempt":{claim.attempt},"runtime":{ended.runtime:.6f}'
+    if not ended.keep:
+        head += ',"keep":false'
+    match outcome:
+        case Succeeded(value):
+            return f'{head},"state":"SUCCESS","value":{value}}}'
+        case Failed(error):
+            return f'{head},"state":"FAILURE","error":{encode_error(error)}}}'
+        case Retried():
+            return f'{head},"state":"RETRY",{_retried_json(outcome)}}}'
+        case Released(delay):
+            return f'{head},"state":"RELEASED","countdown":{delay!r}}}'
+        case Rejected(reason, requeue):
+            if requeue:
+                return f'{head},"state":"RELEASED","countdown":0}}'
+            return f'{head},"state":"REJECTED","error":{_refusal("TaskRejectedError", reason)}}}'
+        case Revoked(reason):
+            return f'{head},"state":"REVOKED","error":{_refusal("TaskRevokedError", reason)}}}'
+        case Ignored():
+            return f'{head},"state":"IGNORED"}}'
+
+
+def _retried_json(outcome: Retried) -> str:
+    parts = [f'"countdown":{outcome.countdown!r}']
+    if outcome.error is not None:
+        parts.append(f'"error":{encode_error(outcome.error)}')
+    if outcome.eta is not None:
+        parts.append(f'"eta":{_time(outcome.eta)}')
+    if outcome.args is not None:
+        parts.append(f'"args":{outcome.args}')
+    if outcome.kwargs is not None:
+        parts.append(f'"kwargs":{outcome.kwargs}')
+    if outcome.queue is not None:
+        parts.append(f'"queue":{json.dumps(outcome.queue)}')
+    if outcome.priority is not None:
+        parts.append(f'"priority":{outcome.priority}')
+    if outcome.expires is not None:
+        parts.append(f'"expires":{_time(outcome.expires)}')
+    return ",".join(parts)
+
+
+def _refusal(type_: str, reason: str) -> str:
+    return encode_error(ErrorReport(type_, "pgqueue.errors", reason))

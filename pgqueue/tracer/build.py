@@ -1,0 +1,138 @@
+"""Make the tracer of a task: one closure, specialised once for what the task uses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pgqueue.tracer.conclude import conclude_error, conclude_value
+from pgqueue.tracer.context import Context, Traced, Transactor, _current
+from pgqueue.tracer.prepare import Call, prepare
+from pgqueue.types import Claim, Outcome
+
+Trace = Callable[[Claim, Transactor | None], Outcome]
+AsyncTrace = Callable[[Claim, Transactor | None], Awaitable[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tracer:
+    """Turns claims of one task into outcomes: `trace` for a function, `atrace` for a coroutine function."""
+
+    trace: Trace | None
+    atrace: AsyncTrace | None
+
+
+def build_tracer(task: Traced, hostname: str = "") -> Tracer:
+    """Return the tracer of a task, specialised for whether it is bound, transactional, a coroutine.
+
+    - `hostname`: name of the worker, for `self.request.hostname`.
+
+    Neither form raises, but for a cancellation of the coroutine from outside: then nothing happened.
+
+        outcome = build_tracer(task).trace(claim, None)
+    """
+    return (
+        Tracer(None, _build_async(task, hostname)) if task.is_coroutine else Tracer(_build_sync(task, hostname), None)
+    )
+
+
+def _build_sync(task: Traced, hostname: str) -> Trace:
+    invoke = _invoke_in_transaction(task) if task.transactional else _invoke(task)
+
+    def trace(claim: Claim, transactor: Transactor | None) -> Outcome:
+        call = prepare(task, claim, hostname, transactor)
+        if not isinstance(call, Call):
+            return call
+        token = _current.set(call.context)
+        try:
+            value = invoke(call)
+        except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its failures, not the worker's
+            return conclude_error(task, call.context, error)
+        finally:
+            _current.reset(token)
+        return conclude_value(task, value)
+
+    return trace
+
+
+def _build_async(task: Traced, hostname: str) -> AsyncTrace:
+    invoke = _ainvoke_in_transaction(task) if task.transactional else _invoke(task)
+
+    async def atrace(claim: Claim, transactor: Transactor | None) -> Outcome:
+        call = prepare(task, claim, hostname, transactor)
+        if not isinstance(call, Call):
+            return call
+        token = _current.set(call.context)
+        try:
+            value = await invoke(call)
+        except asyncio.CancelledError as error:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            return conclude_error(task, call.context, error)
+        except BaseException as error:
+            return conclude_error(task, call.context, error)
+        finally:
+            _current.reset(token)
+        return conclude_value(task, value)
+
+    return atrace
+
+
+def _invoke(task: Traced) -> Callable[[Call], Any]:
+    run = task.run
+    if task.bind:
+        return lambda call: run(task, *call.args, **call.kwargs)
+    return lambda call: run(*call.args, **call.kwargs)
+
+
+def _invoke_in_transaction(task: Traced) -> Callable[[Call], Any]:
+    run, first = task.run, (task,) if task.bind else ()
+
+    def invoke(call: Call) -> Any:
+        with TransactionBlock(call.context) as connection:
+            return run(*first, connection, *call.args, **call.kwargs)
+
+    return invoke
+
+
+def _ainvoke_in_transaction(task: Traced) -> Callable[[Call], Any]:
+    run, first = task.run, (task,) if task.bind else ()
+
+    async def invoke(call: Call) -> Any:
+        async with TransactionBlock(call.context) as connection:
+            return await run(*first, connection, *call.args, **call.kwargs)
+
+    return invoke
+
+
+class TransactionBlock:
+    """The transaction of an attempt, for `with` and `async with`.
+
+    Left by an exception it is rolled back. Left in peace it stays open: it commits together with the
+    acknowledgement when the task has returned, and everything in it is rolled back if the task fails after all.
+    """
+
+    __slots__ = ("_claim", "_transactor")
+
+    def __init__(self, context: Context) -> None:
+        if context.transactor is None or context.claim is None:
+            raise RuntimeError("a transaction that commits with the acknowledgement needs a worker around the task")
+        self._transactor = context.transactor
+        self._claim = context.claim
+
+    def __enter__(self) -> Any:
+        return self._transactor.begin(self._claim)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is not None:
+            self._transactor.rollback()
+
+    async def __aenter__(self) -> Any:
+        return await self._transactor.abegin(self._claim)
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        if error is not None:
+            await self._transactor.arollback()

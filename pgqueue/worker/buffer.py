@@ -1,0 +1,103 @@
+"""Between the I/O thread and the slots: claims that wait for a slot, and the list of what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+from pgqueue.types import Claim
+
+_ID = 36  # characters of a UUID
+
+
+class Buffer(Protocol):
+    """Claims that no slot has taken yet; filled and drained by the I/O thread. None sends one slot home."""
+
+    def put(self, claims: Sequence[Claim | None]) -> None: ...
+    def drain(self) -> list[Claim]: ...
+    def __len__(self) -> int: ...
+
+
+class ThreadBuffer:
+    """A buffer for slots that are threads: `get` blocks."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Claim | None] = SimpleQueue()
+        self.get = self._queue.get
+
+    def put(self, claims: Sequence[Claim | None]) -> None:
+        """Hand claims to the slots."""
+        for claim in claims:
+            self._queue.put(claim)
+
+    def drain(self) -> list[Claim]:
+        """Take back what no slot has taken."""
+        found: list[Claim] = []
+        try:
+            while True:
+                claim = self._queue.get_nowait()
+                if claim is not None:
+                    found.append(claim)
+        except Empty:
+            return found
+
+    def __len__(self) -> int:
+        return self._queue.qsize()
+
+
+class LoopBuffer:
+    """A buffer for slots that are coroutines of one loop: `get` is awaited; the I/O thread wakes the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._inner = ThreadBuffer()
+        self._filled = asyncio.Semaphore(0)
+
+    async def get(self) -> Claim | None:
+        """Wait for a claim; None sends the slot home."""
+        while True:
+            await self._filled.acquire()
+            if len(self._inner):  # else the I/O thread has taken it back
+                return self._inner.get()
+
+    def put(self, claims: Sequence[Claim | None]) -> None:
+        """Hand claims to the slots."""
+        self._inner.put(claims)
+        self._loop.call_soon_threadsafe(self._wake, len(claims))
+
+    def drain(self) -> list[Claim]:
+        """Take back what no slot has taken."""
+        return self._inner.drain()
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def _wake(self, count: int) -> None:
+        for _ in range(count):
+            self._filled.release()
+
+
+class Board:
+    """Which job each slot has begun, in memory shared with the supervisor, so that it survives the process.
+
+    After a crash only these count it; what was claimed and not begun goes back as if nothing had been.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._memory = mmap.mmap(-1, slots * _ID)
+
+    def begin(self, slot: int, job: str) -> None:
+        """Note that a slot begins a job."""
+        self._memory[slot * _ID : (slot + 1) * _ID] = job.encode()
+
+    def begun(self) -> list[str]:
+        """Return the job that each slot has begun last; an ended one among them does no harm."""
+        cells = (self._memory[at : at + _ID] for at in range(0, len(self._memory), _ID))
+        return [cell.decode() for cell in cells if cell.strip(b"\0")]
+
+    def clear(self) -> None:
+        """Forget everything, for the next process."""
+        self._memory[:] = bytes(len(self._memory))

@@ -1,0 +1,137 @@
+"""What a worker does beside working: beating, holding its lock, sweeping for the dead, pruning old results."""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import asdict
+from typing import Any
+
+import psycopg
+
+from pgqueue.app import PgQueue
+from pgqueue.database import run
+from pgqueue.statements import Observed
+from pgqueue.types import ErrorReport
+from pgqueue.worker.liveness import Identity, Watch
+from pgqueue.worker.options import WorkerOptions
+
+logger = logging.getLogger("pgqueue.worker")
+
+Connection = psycopg.Connection[Any]
+
+SWEEP_SECONDS = 1.0
+PRUNE_SECONDS = 60.0
+PRUNE_BATCH = 1000
+#: Seconds that a duty is taken for; whoever has it renews it, and others take over when it does not.
+_DUTY_SECONDS = 5.0
+
+
+class Presence:
+    """The entry of a worker in the list, and its session lock on a connection that does nothing else."""
+
+    def __init__(self, app: PgQueue, identity: Identity, options: WorkerOptions) -> None:
+        self._app = app
+        self._statements = app.database.statements
+        self._identity = identity
+        self._lock: Connection | None = None
+        self._entry: dict[str, object] = {
+            **asdict(identity),
+            "pool": options.pool,
+            "slots": options.slots,
+            "queues": list(options.queues),
+            "at_most_once": sorted(name for name, task in app.tasks.items() if not task.options.acks_late),
+        }
+
+    def register(self, connection: Connection) -> None:
+        """Enter the worker in the list, holding its lock if sessions are real here."""
+        if self._lock is None or self._lock.closed:
+            self._lock = self._take_lock()
+        run(connection, self._statements.register({**self._entry, "locked": self._lock is not None}))
+
+    def leave(self, connection: Connection) -> None:
+        """Hand back whatever is still held, untried, and strike the worker off the list."""
+        run(connection, self._statements.bury(self._identity.id, ErrorReport("Left", "pgqueue", "left"), [], 1))
+
+    def close(self) -> None:
+        """End the session that holds the lock."""
+        if self._lock is not None:
+            self._lock.close()
+
+    @property
+    def lock_lost(self) -> bool:
+        """Whether the session of the lock has ended without us: it is to be taken again soon."""
+        return self._lock is not None and (self._lock.closed or _hung_up(self._lock))
+
+    def forget_lock(self) -> None:
+        """Close the session of the lock, so that `register` takes it anew."""
+        self.close()
+
+    def _take_lock(self) -> Connection | None:
+        """Take the lock, or return None where it would prove nothing.
+
+        Behind a pooler the session is not ours, and on Citus every node grants the same lock.
+        """
+        connection = self._app.database.connect("alive")
+        pid, distributed = run(connection, self._statements.surroundings())[0]
+        if pid == connection.info.backend_pid and not distributed:
+            if run(connection, self._statements.take_lock(self._identity.id))[0]:
+                return connection
+            logger.warning("the lock of this worker is still held by its former session; going by its beats")
+        connection.close()
+        return None
+
+
+def _hung_up(connection: Connection) -> bool:
+    """Return whether the server has closed an idle connection: then there is something to read, and it is an error."""
+    try:
+        connection.pgconn.consume_input()
+    except psycopg.OperationalError:
+        return True
+    return connection.pgconn.status != psycopg.pq.ConnStatus.OK
+
+
+class Rounds:
+    """The beats and the rounds of one worker: what is due, by a monotonic clock in seconds."""
+
+    def __init__(self, app: PgQueue, identity: Identity, now: float) -> None:
+        self._settings = app.settings
+        self._statements = app.database.statements
+        self._identity = identity
+        self._watch = Watch(identity, app.settings.dead_after)
+        self._next_beat = now + app.settings.beat_interval
+        self._next_sweep = now + random.uniform(0.0, SWEEP_SECONDS)
+        self._next_prune = now
+
+    @property
+    def next(self) -> float:
+        """When the next of them is due."""
+        return min(self._next_beat, self._next_sweep)
+
+    def beat_due(self, now: float) -> bool:
+        """Return whether to beat now; answers True once an interval."""
+        if now < self._next_beat:
+            return False
+        self._next_beat = now + self._settings.beat_interval
+        return True
+
+    def go(self, connection: Connection, now: float) -> None:
+        """Sweep and prune if it is time, and if nobody else has that duty."""
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + SWEEP_SECONDS
+        if not run(connection, self._statements.take_duty("sweep", self._identity.id, _DUTY_SECONDS))[0]:
+            return
+        for other, evidence in self._watch.look(run(connection, self._statements.observe(self._identity.id)), now):
+            self._bury(connection, other, evidence)
+        if now >= self._next_prune:
+            keep = self._settings.result_expires.total_seconds()
+            count = run(connection, self._statements.prune(keep, PRUNE_BATCH))[0]
+            self._next_prune = now + (SWEEP_SECONDS if count == PRUNE_BATCH else PRUNE_SECONDS)
+
+    def _bury(self, connection: Connection, other: Observed, evidence: str) -> None:
+        error = ErrorReport(
+            "WorkerLostError", "pgqueue.errors", f"worker {other.name} (pid {other.pid}) died: {evidence}"
+        )
+        jobs = run(connection, self._statements.bury(other.id, error, None, self._settings.max_crashes))
+        logger.warning("worker %s (pid %d) is dead: %s; %d jobs taken back", other.name, other.pid, evidence, len(jobs))

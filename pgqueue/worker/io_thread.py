@@ -1,0 +1,364 @@
+"""The I/O thread: owns the database connection of a worker process, claims, acknowledges, beats and listens."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+
+from pgqueue.app import PgQueue
+from pgqueue.database import connection_lost, run, run_together
+from pgqueue.errors import DatabaseUnavailable, PgQueueError
+from pgqueue.statements import Ended, Statement
+from pgqueue.tracer import report
+from pgqueue.types import Claim, Failed
+from pgqueue.worker import journal
+from pgqueue.worker.buffer import Buffer
+from pgqueue.worker.duties import Presence, Rounds
+from pgqueue.worker.liveness import Identity
+from pgqueue.worker.options import WorkerOptions
+from pgqueue.worker.pace import (
+    ACK_WAIT,
+    BUSY_AFTER,
+    FIRST_PAUSE,
+    LARGEST_ACK,
+    STALLED,
+    average,
+    backoff,
+    claim_size,
+)
+from pgqueue.worker.slots import untried
+
+logger = logging.getLogger("pgqueue.worker")
+
+Connection = psycopg.Connection[Any]
+
+
+class IOThread(threading.Thread):
+    """Claims for the slots of one process and acknowledges what they report, until told to stop.
+
+    Slots call `report`, the main thread `stop`; everything else happens in this thread. One turn of the loop:
+    collect what has ended, hand back what waits too long, acknowledge and claim in one round trip, do the rounds,
+    wait. `failure` is what ended it, if something did; `abandoned` are the jobs that did not end in time.
+    """
+
+    def __init__(
+        self,
+        app: PgQueue,
+        identity: Identity,
+        options: WorkerOptions,
+        buffer: Buffer,
+        on_abandon: Callable[[], None],
+    ) -> None:
+        super().__init__(name="pgqueue-io", daemon=True)
+        self._app = app
+        self._statements = app.database.statements
+        self._identity = identity
+        self._options = options
+        self._buffer = buffer
+        self._on_abandon = on_abandon
+        self._presence = Presence(app, identity, options)
+        self._careful = any(not task.options.acks_late for task in app.tasks.values())
+        self.failure: BaseException | None = None
+        self.abandoned: list[Claim] = []
+
+        self._ended: deque[tuple[Ended, bool | None]] = deque()  # from the slots
+        self._outcomes: list[Ended] = []  # to be acknowledged
+        self._held: dict[str, Claim] = {}  # claimed and neither acknowledged nor handed back
+        self._unknown: list[str] = []  # task names that this program does not have
+        self._stop_at: float | None = None
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_w, False)
+        self._parked = False
+        self._woken = False
+
+        self._runtime: float | None = None
+        self._last_claim = 0
+        self._pause = FIRST_PAUSE
+        self._next_look = 0.0
+        self._hint = False
+        self._said_idle = False
+        self._found_nothing_at = 0.0
+        self._unstarted = 0
+        self._progress_at = 0.0
+        self._disown_again = False
+
+    # -- called by others ------------------------------------------------------------------------------------
+
+    def report(self, ended: Ended, acked: bool | None) -> None:
+        """Take an attempt that has ended; see `slots.Report`."""
+        self._ended.append((ended, acked))
+        if self._parked or not len(self._buffer):
+            self.wake()
+
+    def stop(self) -> None:
+        """Claim no more, let running attempts end within the grace period, then end. Safe in a signal handler."""
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + self._options.grace
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the loop turn now."""
+        if not self._woken:
+            self._woken = True
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_w, b"\0")
+
+    # -- the loop --------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until stopped, on one connection after the other."""
+        failures = 0
+        try:
+            while True:
+                try:
+                    with contextlib.closing(self._app.database.connect("worker")) as connection:
+                        self._greet(connection)
+                        failures = 0
+                        self._serve(connection)
+                        self._presence.leave(connection)
+                        return
+                except (psycopg.Error, DatabaseUnavailable) as error:
+                    if not connection_lost(error):
+                        raise
+                    logger.warning("the connection to the database is lost: %s", str(error).strip())
+                if self._out_of_time() or (self._stop_at is not None and self._at_rest()):
+                    self.abandoned = list(self._held.values())
+                    return
+                self._sleep(backoff(failures, random.random()))
+                failures += 1
+        except BaseException as error:
+            self.failure = error
+            logger.critical("the worker cannot go on: %s", error, exc_info=not isinstance(error, PgQueueError))
+        finally:
+            self._presence.close()
+            self._buffer.drain()
+            self._buffer.put([None] * self._options.slots)
+        if self.abandoned:
+            self._on_abandon()
+
+    def _greet(self, connection: Connection) -> None:
+        """Begin with a fresh connection: be on the list, listen, and hand back claims that nobody heard of."""
+        connection.add_notify_handler(self._notified)
+        self._presence.register(connection)
+        connection.execute(self._statements.listen().sql.encode())
+        self._collect()
+        run(connection, self._statements.disown(self._identity.id, list(self._held)))
+        # A claim that was under way when the connection broke may commit even now: look once more at the next beat.
+        self._disown_again = True
+        self._said_idle = False
+        self._next_look = 0.0
+        self._rounds = Rounds(self._app, self._identity, time.monotonic())
+
+    def _serve(self, connection: Connection) -> None:
+        while True:
+            self._woken = False
+            now = time.monotonic()
+            flowing = self._collect()
+            self._hand_back(now)
+            wanted = self._wanted(now)
+            if self._outcomes or wanted:
+                self._exchange(connection, wanted)
+            self._rest(connection, now)
+            if self._finished(now):
+                return
+            self._wait(connection, flowing)
+
+    def _collect(self) -> bool:
+        """Take what the slots have reported; return whether there was anything."""
+        runtimes = []
+        while self._ended:
+            ended, acked = self._ended.popleft()
+            runtimes.append(ended.runtime)
+            if acked is None:
+                self._outcomes.append(ended)
+            else:
+                self._held.pop(ended.claim.id, None)
+                journal.tell(ended, acked)
+        self._runtime = average(self._runtime, runtimes)
+        return bool(runtimes)
+
+    def _hand_back(self, now: float) -> None:
+        """Take from the buffer what has waited for a slot too long, or everything when stopping."""
+        unstarted = len(self._buffer)
+        if unstarted != self._unstarted or unstarted == 0:
+            self._unstarted, self._progress_at = unstarted, now
+        if unstarted and (self._stop_at is not None or now - self._progress_at > STALLED):
+            self._outcomes += [untried(claim) for claim in self._buffer.drain()]
+            self._unstarted = 0
+        if self._out_of_time() and self._held:
+            waiting = {ended.claim.id for ended in self._outcomes}
+            self.abandoned = [claim for id_, claim in self._held.items() if id_ not in waiting]
+            self._outcomes += [untried(claim) for claim in self.abandoned]
+
+    def _wanted(self, now: float) -> int:
+        """Return how many jobs to claim in this turn."""
+        if self._stop_at is not None:
+            return 0
+        unstarted = len(self._buffer)
+        running = len(self._held) - unstarted - len(self._outcomes) - len(self._ended)
+        free = max(0, self._options.slots - running)
+        wanted = claim_size(self._options.slots, free, unstarted, self._runtime, self._last_claim)
+        if wanted and (self._hint or now >= self._next_look):
+            return wanted
+        return 0
+
+    def _exchange(self, connection: Connection, wanted: int) -> None:
+        """Acknowledge what has ended and claim what is wanted, in one round trip and one commit."""
+        ending = self._outcomes[:LARGEST_ACK]
+        claims: list[Claim] = []
+        if ending:
+            statements: list[Statement[Any]] = [self._statements.finish(self._identity.id, ending)]
+            if wanted:
+                statements.append(self._claim(wanted, relaxed=False))
+            try:
+                refused, *claimed = run_together(connection, *statements)
+                claims = claimed[0] if claimed else []
+            except psycopg.Error as error:
+                if connection_lost(error):
+                    raise
+                refused, claims = self._finish_singly(connection, ending), []
+            self._acknowledged(ending, set(refused))
+        elif wanted:
+            claims = run(connection, self._claim(wanted, relaxed=not self._careful))
+        if wanted:
+            self._claimed(claims, wanted)
+
+    def _claim(self, wanted: int, *, relaxed: bool) -> Statement[Claim]:
+        # The hint is taken before the look, so that what comes during it is looked for again.
+        self._hint = False
+        return self._statements.claim(self._identity.id, self._options.queues, wanted, self._unknown, relaxed=relaxed)
+
+    def _finish_singly(self, connection: Connection, ending: list[Ended]) -> list[str]:
+        """Acknowledge one by one after a batch failed, so that one bad outcome does not hold up the others."""
+        refused: list[str] = []
+        for at, ended in enumerate(ending):
+            try:
+                refused += run(connection, self._statements.finish(self._identity.id, [ended]))
+            except psycopg.Error as error:
+                if connection_lost(error):
+                    raise
+                logger.error("job %s: its outcome cannot be stored: %s", ended.claim.id, error)
+                ending[at] = Ended(ended.claim, Failed(report(error)), ended.runtime)
+                refused += run(connection, self._statements.finish(self._identity.id, [ending[at]]))
+        return refused
+
+    def _acknowledged(self, ending: list[Ended], refused: set[str]) -> None:
+        del self._outcomes[: len(ending)]
+        for ended in ending:
+            self._held.pop(ended.claim.id, None)
+            journal.tell(ended, ended.claim.id not in refused)
+
+    def _claimed(self, claims: list[Claim], wanted: int) -> None:
+        now = time.monotonic()
+        known = []
+        for claim in claims:
+            self._held[claim.id] = claim
+            if claim.task in self._app.tasks:
+                known.append(claim)
+            else:
+                self._leave_to_others(claim)
+        if known:
+            self._buffer.put(known)
+            self._unstarted, self._progress_at = len(self._buffer), now
+        if claims:
+            self._last_claim, self._pause, self._next_look = len(claims), FIRST_PAUSE, 0.0
+            return
+        self._last_claim = 0
+        self._found_nothing_at = now
+        self._next_look = now + self._pause
+        self._pause = min(2 * self._pause, self._app.settings.poll_interval)
+
+    def _leave_to_others(self, claim: Claim) -> None:
+        """Hand back a job whose task this program does not have; from now on claims leave such jobs where they are."""
+        self._outcomes.append(untried(claim))
+        if claim.task not in self._unknown:
+            self._unknown.append(claim.task)
+            logger.warning(
+                "task %r of job %s is not registered here; such jobs are left to workers that know it",
+                claim.task,
+                claim.id,
+            )
+
+    # -- beside the work -------------------------------------------------------------------------------------
+
+    def _rest(self, connection: Connection, now: float) -> None:
+        """Beat and do the rounds when they are due, and say idle or busy when that has changed for a while."""
+        if self._rounds.beat_due(now):
+            if not run(connection, self._statements.beat(self._identity.id, self._unknown))[0]:
+                logger.warning("this worker had been given up for dead; its leases are gone, it registers again")
+                self._presence.register(connection)
+            if self._disown_again:
+                self._collect()
+                run(connection, self._statements.disown(self._identity.id, list(self._held)))
+                self._disown_again = False
+        if self._presence.lock_lost:
+            self._presence.forget_lock()
+            self._presence.register(connection)
+        self._rounds.go(connection, now)
+        idle = not self._held and self._stop_at is None and self._pause > 2 * FIRST_PAUSE
+        if idle and not self._said_idle:
+            run(connection, self._statements.say_idle(self._identity.id, self._options.queues))
+            self._said_idle, self._next_look = True, 0.0  # look once more: an enqueue may not have seen it yet
+        elif self._said_idle and self._held and now - self._found_nothing_at > BUSY_AFTER:
+            run(connection, self._statements.say_busy(self._identity.id))
+            self._said_idle = False
+
+    def _finished(self, now: float) -> bool:
+        """Return whether the loop may end; a worker in burst stops when it has found nothing and runs nothing."""
+        if self._options.burst and self._stop_at is None and self._at_rest() and self._found_nothing_at >= now:
+            self.stop()
+        return self._stop_at is not None and self._at_rest()
+
+    def _at_rest(self) -> bool:
+        return not self._held and not self._ended
+
+    def _out_of_time(self) -> bool:
+        return self._stop_at is not None and time.monotonic() >= self._stop_at
+
+    def _wait(self, connection: Connection, flowing: bool) -> None:
+        """Wait for a notification, a report of a slot, or the next thing that is due."""
+        now = time.monotonic()
+        until = self._rounds.next
+        if self._stop_at is not None:
+            until = min(until, max(self._stop_at, now + ACK_WAIT))
+        elif self._wanted(float("inf")):
+            until = min(until, self._next_look)
+        if len(self._buffer):
+            until = min(until, self._progress_at + STALLED + ACK_WAIT)
+        if flowing and self._held:
+            # Outcomes are coming in: look after them in a moment, without every one of them having to wake us.
+            until = min(until, now + ACK_WAIT)
+        else:
+            self._parked = True
+        if not (self._parked and self._ended):
+            self._select(connection, max(0.0, until - now))
+        self._parked = False
+
+    def _select(self, connection: Connection, timeout: float) -> None:
+        ready, _, _ = select.select([connection.fileno(), self._wake_r], [], [], timeout)
+        if self._wake_r in ready:
+            os.read(self._wake_r, 4096)
+        if connection.fileno() in ready:
+            connection.pgconn.consume_input()
+            while notice := connection.pgconn.notifies():
+                self._notified(psycopg.Notify("", notice.extra.decode(), notice.be_pid))
+
+    def _sleep(self, seconds: float) -> None:
+        ready, _, _ = select.select([self._wake_r], [], [], seconds)
+        if ready:
+            os.read(self._wake_r, 4096)
+        self._woken = False
+
+    def _notified(self, notice: psycopg.Notify) -> None:
+        if notice.payload in self._options.queues:
+            self._hint = True

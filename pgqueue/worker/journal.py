@@ -1,0 +1,42 @@
+"""What a worker says about attempts, after their commit."""
+
+from __future__ import annotations
+
+import logging
+
+from pgqueue.statements import Ended
+from pgqueue.types import Failed, Ignored, Rejected, Released, Retried, Revoked, Succeeded
+
+logger = logging.getLogger("pgqueue.worker")
+
+
+def tell(ended: Ended, acked: bool) -> None:
+    """Log one line about an attempt: task, short id, attempt, outcome, duration."""
+    claim, outcome = ended.claim, ended.outcome
+    name = f"{claim.task}[{claim.id[-12:]}]"
+    if not acked:
+        logger.warning("%s attempt %d: the lease is lost, its outcome counts for nothing", name, claim.attempt)
+        return
+    match outcome:
+        case Succeeded():
+            if logger.isEnabledFor(logging.INFO):
+                logger.info("%s attempt %d succeeded in %.3f s", name, claim.attempt, ended.runtime)
+        case Failed(error):
+            trace = f"\n{error.traceback.rstrip()}" if error.traceback else ""
+            logger.error(
+                "%s attempt %d failed in %.3f s: %s: %s%s",
+                name, claim.attempt, ended.runtime, error.type, error.message, trace,
+            )  # fmt: skip
+        case Retried():
+            why = f": {outcome.error.type}: {outcome.error.message}" if outcome.error else ""
+            when = outcome.eta.isoformat() if outcome.eta else f"in {outcome.countdown:.3g} s"
+            logger.info("%s attempt %d is to be retried %s%s", name, claim.attempt, when, why)
+        case Rejected(reason, requeue):
+            verb = "handed back" if requeue else "rejected"
+            logger.warning("%s attempt %d %s: %s", name, claim.attempt, verb, reason)
+        case Revoked(reason):
+            logger.info("%s is not run: %s", name, reason)
+        case Ignored():
+            logger.info("%s attempt %d ignored in %.3f s", name, claim.attempt, ended.runtime)
+        case Released():
+            logger.debug("%s attempt %d released", name, claim.attempt)

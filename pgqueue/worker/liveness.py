@@ -1,0 +1,121 @@
+"""Who is dead: facts about processes of this host, and a verdict that is a function of what was seen."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pgqueue.statements import Observed
+
+#: Seconds that a free lock must stay free, without proof that the process is gone: it may be reconnecting.
+LOCK_GRACE = 3.0
+#: Seconds without a look after which earlier looks say nothing: the observer itself was stopped or cut off.
+LOOK_GAP = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One life of a worker process; `pid` and `pid_started` are proof only where `boot` is the same."""
+
+    id: str
+    name: str
+    host: str
+    boot: str
+    pid: int
+    pid_started: int | None
+
+
+def identify(worker: str, name: str) -> Identity:
+    """Return the identity of this process for the worker id."""
+    return Identity(worker, name, socket.gethostname(), boot_identity(), os.getpid(), process_started(os.getpid()))
+
+
+def boot_identity() -> str:
+    """Return what two processes share only if their pids mean the same: the boot, and the pid namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return f"{socket.gethostname()} {platform.system()}"
+
+
+def process_started(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None where that cannot be known, 0 if it is gone."""
+    try:
+        # The name in field 2 may hold spaces and brackets; field 22 is counted from behind its last bracket.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0 if Path("/proc/self/stat").exists() else None
+    except OSError:
+        return None
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def process_gone(pid: int, started: int | None) -> bool:
+    """Return whether it is proven that a process of this boot has ended (a reused pid is another process)."""
+    now = process_started(pid)
+    if now is None:
+        return False
+    return now == 0 or (started is not None and now != started)
+
+
+@dataclass(slots=True)
+class _Seen:
+    beats: int
+    changed: float
+    lock_free_since: float | None
+
+
+class Watch:
+    """Remembers what one observer has seen of the others, and says who is dead.
+
+    - `identity`: who observes.
+    - `dead_after`: seconds of the observer's own clock without a beat; default 30.
+    """
+
+    def __init__(self, identity: Identity, dead_after: float = 30.0) -> None:
+        self._me = identity
+        self._dead_after = dead_after
+        self._seen: dict[str, _Seen] = {}
+        self._looked = float("-inf")
+        self._server: datetime | None = None
+
+    def look(self, others: Iterable[Observed], now: float) -> list[tuple[Observed, str]]:
+        """Return who is dead, with the evidence; `now` is monotonic and in seconds.
+
+        A restart of the server drops every lock at once, and a pause of the observer hides every beat: after
+        either, watching begins anew.
+        """
+        found = list(others)
+        server = found[0].server_started if found else self._server
+        if now - self._looked > LOOK_GAP or server != self._server:
+            self._seen.clear()
+        self._looked, self._server = now, server
+        self._seen = {other.id: self._update(other, now) for other in found}
+        verdicts = ((other, self._verdict(other, now)) for other in found)
+        return [(other, evidence) for other, evidence in verdicts if evidence]
+
+    def _update(self, other: Observed, now: float) -> _Seen:
+        seen = self._seen.get(other.id) or _Seen(other.beats, now, None)
+        if seen.beats != other.beats:
+            seen.beats, seen.changed = other.beats, now
+        if not other.locked or other.lock_held:
+            seen.lock_free_since = None
+        elif seen.lock_free_since is None:
+            seen.lock_free_since = now
+        return seen
+
+    def _verdict(self, other: Observed, now: float) -> str | None:
+        seen = self._seen[other.id]
+        if not other.lock_held and other.boot == self._me.boot and process_gone(other.pid, other.pid_started):
+            return f"process {other.pid} on {other.host} has ended"
+        if seen.lock_free_since is not None and now - seen.lock_free_since >= LOCK_GRACE:
+            return f"its session ended {LOCK_GRACE:g} s ago"
+        if now - seen.changed >= self._dead_after:
+            return f"no beat for {self._dead_after:g} s"
+        return None

@@ -1,0 +1,155 @@
+"""Where attempts run: the loop of one slot, as a thread or as a coroutine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import psycopg
+
+from pgqueue.database import Database
+from pgqueue.statements import Ended
+from pgqueue.task import Task
+from pgqueue.tracer import Tracer, build_tracer, report
+from pgqueue.types import Claim, Failed, Released, Succeeded
+from pgqueue.worker.buffer import Board, LoopBuffer, ThreadBuffer
+from pgqueue.worker.transactions import AttemptTransaction
+
+logger = logging.getLogger("pgqueue.worker")
+
+#: Takes an attempt that has ended; the flag says that its own transaction has acknowledged it already (True), or
+#: was refused (False); None leaves the acknowledgement to the I/O thread.
+Report = Callable[[Ended, bool | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What the slots of one process share: tracers by name, the board, and where outcomes go."""
+
+    tracers: Mapping[str, Tracer]
+    ignoring: frozenset[str]
+    board: Board
+    database: Database
+    worker: str
+    report: Report
+
+
+def make_bench(tasks: Mapping[str, Task[..., Any, Any]], board: Board, database: Database, worker: str, hostname: str,
+               report: Report) -> Bench:  # fmt: skip
+    """Return the bench of a process, with a tracer for every task."""
+    return Bench(
+        {name: build_tracer(task, hostname) for name, task in tasks.items()},
+        frozenset(name for name, task in tasks.items() if task.options.ignore_result),
+        board,
+        database,
+        worker,
+        report,
+    )
+
+
+def work(bench: Bench, buffer: ThreadBuffer, slot: int = 0) -> None:
+    """Run claims in this thread until the buffer sends the slot home."""
+    transaction = AttemptTransaction(bench.database, bench.worker)
+    tracers, report_ended, begin, get = bench.tracers, bench.report, bench.board.begin, buffer.get
+    with asyncio.Runner() as runner:
+        while (claim := get()) is not None:
+            begin(slot, claim.id)
+            tracer = tracers[claim.task]
+            started = perf_counter()
+            if tracer.trace is not None:
+                outcome = tracer.trace(claim, transaction)
+            else:
+                assert tracer.atrace is not None
+                outcome = runner.run(tracer.atrace(claim, transaction))  # type: ignore[arg-type]
+            ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim))
+            if not transaction.is_open:
+                report_ended(ended, None)
+            elif tracer.trace is not None:
+                report_ended(*_settle(ended, transaction))
+            else:
+                report_ended(*runner.run(_asettle(ended, transaction)))
+        runner.run(bench.database.aclose())
+
+
+def work_in_threads(bench: Bench, buffer: ThreadBuffer, slots: int) -> list[threading.Thread]:
+    """Start one thread a slot; they end when the buffer sends them home."""
+    threads = [
+        threading.Thread(target=work, args=(bench, buffer, slot), name=f"pgqueue-slot-{slot}", daemon=True)
+        for slot in range(slots)
+    ]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+async def work_in_loop(bench: Bench, buffer: LoopBuffer, slots: int) -> None:
+    """Run one coroutine a slot; plain functions run in a thread each, so that they do not stop the loop."""
+    with ThreadPoolExecutor(slots, thread_name_prefix="pgqueue-function") as executor:
+        await asyncio.gather(*(_work_in_loop(bench, buffer, slot, executor) for slot in range(slots)))
+        await bench.database.aclose()
+
+
+async def _work_in_loop(bench: Bench, buffer: LoopBuffer, slot: int, executor: ThreadPoolExecutor) -> None:
+    transaction = AttemptTransaction(bench.database, bench.worker)
+    loop = asyncio.get_running_loop()
+    while (claim := await buffer.get()) is not None:
+        bench.board.begin(slot, claim.id)
+        tracer = bench.tracers[claim.task]
+        started = perf_counter()
+        if tracer.atrace is not None:
+            outcome = await tracer.atrace(claim, transaction)
+        else:
+            assert tracer.trace is not None
+            outcome = await loop.run_in_executor(executor, tracer.trace, claim, transaction)
+        ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim))
+        if not transaction.is_open:
+            bench.report(ended, None)
+        elif tracer.atrace is not None:
+            bench.report(*await _asettle(ended, transaction))
+        else:
+            bench.report(*await loop.run_in_executor(executor, _settle, ended, transaction))
+
+
+def _keeps(bench: Bench, claim: Claim) -> bool:
+    return claim.task not in bench.ignoring if claim.ignore_result is None else not claim.ignore_result
+
+
+def _settle(ended: Ended, transaction: AttemptTransaction) -> tuple[Ended, bool | None]:
+    """Commit the transaction of an attempt that succeeded, or undo it; whatever fails now is the task's failure."""
+    try:
+        if isinstance(ended.outcome, Succeeded):
+            return ended, transaction.commit(ended)
+        transaction.rollback()
+    except psycopg.Error as error:
+        return _unsettled(ended, error), None
+    return ended, None
+
+
+async def _asettle(ended: Ended, transaction: AttemptTransaction) -> tuple[Ended, bool | None]:
+    """Do the same for a coroutine."""
+    try:
+        if isinstance(ended.outcome, Succeeded):
+            return ended, await transaction.acommit(ended)
+        await transaction.arollback()
+    except psycopg.Error as error:
+        return _unsettled(ended, error), None
+    return ended, None
+
+
+def _unsettled(ended: Ended, error: psycopg.Error) -> Ended:
+    """Return what the attempt came to when its COMMIT was refused, by a deferred constraint for example."""
+    if isinstance(ended.outcome, Succeeded):
+        return replace(ended, outcome=Failed(report(error)))
+    logger.warning("job %s: its transaction could not be rolled back: %s", ended.claim.id, error)
+    return ended
+
+
+def untried(claim: Claim, delay: float = 0.0) -> Ended:
+    """Return a claim as an attempt that never began."""
+    return Ended(claim, Released(delay))

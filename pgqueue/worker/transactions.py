@@ -1,0 +1,155 @@
+"""The transaction in which a task's writes and its acknowledgement commit together."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import AsyncExitStack, ExitStack
+from typing import Any
+
+import psycopg
+
+from pgqueue.database import Database, arun, connection_lost, run
+from pgqueue.errors import DatabaseUnavailable, LeaseLost
+from pgqueue.statements import Ended
+from pgqueue.types import Claim
+
+logger = logging.getLogger("pgqueue.worker")
+
+#: Seconds to find out what became of a COMMIT whose answer got lost; afterwards the sweep decides.
+_IN_DOUBT = 60.0
+
+
+class AttemptTransaction:
+    """The transaction of one slot, opened by the attempt that asks for it; one at a time.
+
+    Its first statement locks the job under the fence, its last acknowledges it; the connection is pooled.
+    """
+
+    def __init__(self, database: Database, worker: str) -> None:
+        self._database = database
+        self._worker = worker
+        self._stack: ExitStack | None = None
+        self._astack: AsyncExitStack | None = None
+        self._connection: Any = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the attempt has opened one that is neither committed nor rolled back."""
+        return self._connection is not None
+
+    # -- for functions ---------------------------------------------------------------------------------------
+
+    def begin(self, claim: Claim) -> psycopg.Connection[Any]:
+        """Open the transaction and lock the job; raises LeaseLost if the attempt does not hold it any more."""
+        self._check_closed()
+        with ExitStack() as stack:
+            connection = stack.enter_context(self._database.connection())
+            stack.enter_context(connection.transaction())
+            run(connection, self._database.statements.hold(claim, self._worker))
+            self._stack, self._connection = stack.pop_all(), connection
+        return connection
+
+    def rollback(self) -> None:
+        """Undo everything that the attempt has written in it."""
+        stack = self._take()
+        stack.__exit__(psycopg.Rollback, psycopg.Rollback(), None)
+
+    def commit(self, ended: Ended) -> bool:
+        """Acknowledge and commit; return whether it counts. Otherwise nothing of it was written."""
+        try:
+            refused = run(self._connection, self._database.statements.finish(self._worker, [ended]))
+            if refused:
+                self.rollback()
+                return False
+            self._take().__exit__(None, None, None)
+        except psycopg.Error as error:
+            self._discard(error)
+            if connection_lost(error):
+                return self._settled(ended)
+            raise
+        return True
+
+    def _settled(self, ended: Ended) -> bool:
+        """Find out what became of a COMMIT that nobody answered: the lock of `hold` waits for that transaction."""
+        statements, deadline = self._database.statements, time.monotonic() + _IN_DOUBT
+        while True:
+            try:
+                with self._database.connection() as connection, connection.transaction():
+                    run(connection, statements.patience(2.0))
+                    run(connection, statements.hold(ended.claim, self._worker))
+                return False  # the job is still ours: that transaction was rolled back
+            except LeaseLost:
+                return self._stored(ended)
+            except (psycopg.OperationalError, DatabaseUnavailable) as error:
+                if time.monotonic() > deadline:
+                    logger.error("job %s: the outcome of its COMMIT is unknown: %s", ended.claim.id, error)
+                    return False
+                time.sleep(0.2)
+
+    def _stored(self, ended: Ended) -> bool:
+        status = self._database.run(self._database.statements.status(ended.claim.id))[0]
+        return status.worker == self._worker and status.attempt == ended.claim.attempt
+
+    # -- for coroutines --------------------------------------------------------------------------------------
+
+    async def abegin(self, claim: Claim) -> psycopg.AsyncConnection[Any]:
+        """Open the transaction as `begin` does, on an async connection."""
+        self._check_closed()
+        async with AsyncExitStack() as stack:
+            connection = await stack.enter_async_context(self._database.aconnection())
+            await stack.enter_async_context(connection.transaction())
+            await arun(connection, self._database.statements.hold(claim, self._worker))
+            self._astack, self._connection = stack.pop_all(), connection
+        return connection
+
+    async def arollback(self) -> None:
+        """Undo everything that the attempt has written in it."""
+        stack = self._atake()
+        await stack.__aexit__(psycopg.Rollback, psycopg.Rollback(), None)
+
+    async def acommit(self, ended: Ended) -> bool:
+        """Acknowledge and commit as `commit` does."""
+        try:
+            refused = await arun(self._connection, self._database.statements.finish(self._worker, [ended]))
+            if refused:
+                await self.arollback()
+                return False
+            await self._atake().__aexit__(None, None, None)
+        except psycopg.Error as error:
+            await self._adiscard(error)
+            if connection_lost(error):
+                return self._settled(ended)
+            raise
+        return True
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _check_closed(self) -> None:
+        if self._connection is not None:
+            raise RuntimeError("this attempt has a transaction already; one can be open at a time")
+
+    def _take(self) -> ExitStack:
+        stack, self._stack, self._connection = self._stack, None, None
+        assert stack is not None
+        return stack
+
+    def _atake(self) -> AsyncExitStack:
+        stack, self._astack, self._connection = self._astack, None, None
+        assert stack is not None
+        return stack
+
+    def _discard(self, error: BaseException) -> None:
+        """Leave a transaction whose connection failed; the pool throws the connection away."""
+        if self._stack is not None:
+            try:
+                self._take().__exit__(type(error), error, error.__traceback__)
+            except psycopg.Error:
+                pass
+
+    async def _adiscard(self, error: BaseException) -> None:
+        if self._astack is not None:
+            try:
+                await self._atake().__aexit__(type(error), error, error.__traceback__)
+            except psycopg.Error:
+                pass

@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import select
+import signal
 import threading
 import time
 from collections import deque
@@ -76,6 +77,7 @@ class IOThread(threading.Thread):
         self._held: dict[str, Claim] = {}  # claimed and neither acknowledged nor handed back
         self._unknown: list[str] = []  # task names that this program does not have
         self._stop_at: float | None = None
+        self._stop_signals: frozenset[int] = frozenset()
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_w, False)
         self._parked = False
@@ -90,6 +92,7 @@ class IOThread(threading.Thread):
         self._found_nothing_at = 0.0
         self._unstarted = 0
         self._progress_at = 0.0
+        self._blocked = False
         self._disown_again = False
 
     # -- called by others ------------------------------------------------------------------------------------
@@ -101,10 +104,19 @@ class IOThread(threading.Thread):
             self.wake()
 
     def stop(self) -> None:
-        """Claim no more, let running attempts end within the grace period, then end. Safe in a signal handler."""
-        if self._stop_at is None:
-            self._stop_at = time.monotonic() + self._options.grace
+        """Claim no more, let running attempts end within the grace period, then end; the second time, end now."""
+        now = time.monotonic()
+        self._stop_at = now + self._options.grace if self._stop_at is None else min(now, self._stop_at)
         self.wake()
+
+    def stop_on(self, *signals: int) -> None:
+        """Stop when one of these signals arrives; to be called in the main thread.
+
+        This thread hears of it even while the main thread is deep in a C function that lets no handler run, such
+        as a driver that waits for its server.
+        """
+        self._stop_signals = frozenset(signals)
+        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
 
     def wake(self) -> None:
         """Have the loop turn now."""
@@ -116,26 +128,9 @@ class IOThread(threading.Thread):
     # -- the loop --------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until stopped, on one connection after the other."""
-        failures = 0
+        """Serve until stopped, and send the slots home; cut off what has not ended by then."""
         try:
-            while True:
-                try:
-                    with contextlib.closing(self._app.database.connect("worker")) as connection:
-                        self._greet(connection)
-                        failures = 0
-                        self._serve(connection)
-                        self._presence.leave(connection)
-                        return
-                except (psycopg.Error, DatabaseUnavailable) as error:
-                    if not connection_lost(error):
-                        raise
-                    logger.warning("the connection to the database is lost: %s", str(error).strip())
-                if self._out_of_time() or (self._stop_at is not None and self._at_rest()):
-                    self.abandoned = list(self._held.values())
-                    return
-                self._sleep(backoff(failures, random.random()))
-                failures += 1
+            self._serve_always()
         except BaseException as error:
             self.failure = error
             logger.critical("the worker cannot go on: %s", error, exc_info=not isinstance(error, PgQueueError))
@@ -145,6 +140,27 @@ class IOThread(threading.Thread):
             self._buffer.put([None] * self._options.slots)
         if self.abandoned:
             self._on_abandon()
+
+    def _serve_always(self) -> None:
+        """Serve on one connection after the other, until stopped."""
+        failures = 0
+        while True:
+            try:
+                with contextlib.closing(self._app.database.connect("worker")) as connection:
+                    self._greet(connection)
+                    failures = 0
+                    self._serve(connection)
+                    self._presence.leave(connection)
+                    return
+            except (psycopg.Error, DatabaseUnavailable) as error:
+                if not connection_lost(error):
+                    raise
+                logger.warning("the connection to the database is lost: %s", str(error).strip())
+            if self._out_of_time() or (self._stop_at is not None and self._at_rest()):
+                self.abandoned = list(self._held.values())
+                return
+            self._sleep(backoff(failures, random.random()))
+            failures += 1
 
     def _greet(self, connection: Connection) -> None:
         """Begin with a fresh connection: be on the list, listen, and hand back claims that nobody heard of."""
@@ -185,6 +201,8 @@ class IOThread(threading.Thread):
                 self._held.pop(ended.claim.id, None)
                 journal.tell(ended, acked)
         self._runtime = average(self._runtime, runtimes)
+        if runtimes:
+            self._blocked = False
         return bool(runtimes)
 
     def _hand_back(self, now: float) -> None:
@@ -194,7 +212,7 @@ class IOThread(threading.Thread):
             self._unstarted, self._progress_at = unstarted, now
         if unstarted and (self._stop_at is not None or now - self._progress_at > STALLED):
             self._outcomes += [untried(claim) for claim in self._buffer.drain()]
-            self._unstarted = 0
+            self._unstarted, self._blocked = 0, True
         if self._out_of_time() and self._held:
             waiting = {ended.claim.id for ended in self._outcomes}
             self.abandoned = [claim for id_, claim in self._held.items() if id_ not in waiting]
@@ -207,7 +225,9 @@ class IOThread(threading.Thread):
         unstarted = len(self._buffer)
         running = len(self._held) - unstarted - len(self._outcomes) - len(self._ended)
         free = max(0, self._options.slots - running)
-        wanted = claim_size(self._options.slots, free, unstarted, self._runtime, self._last_claim)
+        # While every slot is stuck in a long task, nothing is claimed ahead, however short the others have been.
+        runtime = None if self._blocked else self._runtime
+        wanted = claim_size(self._options.slots, free, unstarted, runtime, self._last_claim)
         if wanted and (self._hint or now >= self._next_look):
             return wanted
         return 0
@@ -347,7 +367,7 @@ class IOThread(threading.Thread):
     def _select(self, connection: Connection, timeout: float) -> None:
         ready, _, _ = select.select([connection.fileno(), self._wake_r], [], [], timeout)
         if self._wake_r in ready:
-            os.read(self._wake_r, 4096)
+            self._hear()
         if connection.fileno() in ready:
             connection.pgconn.consume_input()
             while notice := connection.pgconn.notifies():
@@ -356,8 +376,16 @@ class IOThread(threading.Thread):
     def _sleep(self, seconds: float) -> None:
         ready, _, _ = select.select([self._wake_r], [], [], seconds)
         if ready:
-            os.read(self._wake_r, 4096)
+            self._hear()
         self._woken = False
+
+    def _hear(self) -> None:
+        """Empty the pipe: a wake is a 0, a signal its number."""
+        for number in os.read(self._wake_r, 4096):
+            if number in self._stop_signals:
+                self.stop()
+                left = max(0.0, (self._stop_at or 0.0) - time.monotonic())
+                logger.info("stopping: %d running tasks have %.3g s to end", len(self._held) - len(self._buffer), left)
 
     def _notified(self, notice: psycopg.Notify) -> None:
         if notice.payload in self._options.queues:

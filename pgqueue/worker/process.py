@@ -9,7 +9,6 @@ import random
 import signal
 import sys
 import threading
-from types import FrameType
 
 from pgqueue.app import PgQueue
 from pgqueue.ids import new_id
@@ -50,7 +49,8 @@ class WorkerProcess:
         self._board = board or Board(options.slots)
         self._identity = identify(worker or new_id(), options.full_name)
         self._io: IOThread | None = None
-        self._stopping = False
+        self._signals: tuple[int, ...] = ()
+        self._stops = 0
 
     def run(self) -> int:
         """Work until stopped by `stop`, by a signal that leads to it, or by the end of a burst."""
@@ -66,22 +66,19 @@ class WorkerProcess:
             sys.setswitchinterval(before)
         return self._outcome()
 
-    def stop(self, *_: object) -> None:
-        """Stop warmly: claim no more, let running tasks end. Safe in a signal handler and before `run`."""
-        self._stopping = True
+    def stop(self) -> None:
+        """Stop warmly: claim no more, let running tasks end. The second time, hand their jobs back and end now."""
+        self._stops += 1
         if self._io is not None:
             self._io.stop()
 
-    def install_signals(self) -> None:
-        """Have SIGTERM and SIGINT stop warmly and, the second time, at once. Only in a main thread."""
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if self._stopping:
-            # The leases are handed back by whoever notices: the supervisor at once, another worker in a second.
-            os._exit(128 + number)
-        self.stop()
+    def stop_on(self, *signals: int) -> None:
+        """Have these signals do what `stop` does; to be called in the main thread, before `run`."""
+        self._signals = signals
+        for number in signals:
+            # The I/O thread hears of it by itself; a handler of ours keeps the default one from acting. An ignored
+            # signal would not be heard, and would be ignored by the programs that tasks start.
+            signal.signal(number, lambda *_: None)
 
     def _run_threads(self) -> None:
         buffer = ThreadBuffer()
@@ -104,7 +101,9 @@ class WorkerProcess:
     def _start(self, buffer: ThreadBuffer | LoopBuffer) -> Bench:
         io = IOThread(self._app, self._identity, self._options, buffer, self._abandon)
         self._io = io
-        if self._stopping:
+        if self._signals:
+            io.stop_on(*self._signals)
+        for _ in range(self._stops):
             io.stop()
         io.start()
         return make_bench(

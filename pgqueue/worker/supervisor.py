@@ -175,9 +175,8 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             process = WorkerProcess(self._app, self._options, worker=worker, board=self._boards[place])
-            signal.signal(signal.SIGTERM, process.stop)
-            # Ctrl-C reaches the whole group of a terminal; the parent decides. A handler, since an ignored signal
-            # would be inherited by programs that tasks start.
+            process.stop_on(signal.SIGTERM)
+            # Ctrl-C reaches the whole group of a terminal; the parent decides.
             signal.signal(signal.SIGINT, lambda *_: None)
             _end_with_parent(parent, process)
             code = process.run()

@@ -12,10 +12,7 @@ as $$
 begin
     return query
     select w.id, w.name, w.host, w.boot, w.pid, w.pid_started, w.beats, w.locked,
-           exists (select from pg_locks l
-                    where l.locktype = 'advisory' and l.granted and l.objsubid = 1
-                      and l.database = (select d.oid from pg_database d where d.datname = current_database())
-                      and (l.classid::bigint << 32 | l.objid::bigint) = pgqueue.lock_key(w.id)),
+           w.locked and pgqueue.lock_held(w.id),
            pg_postmaster_start_time()
       from pgqueue.worker w
      where w.id <> p_worker;

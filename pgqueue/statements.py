@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pgqueue import sql
@@ -91,7 +91,8 @@ _CALLS = {
     "enqueue": "select id::text, created from pgqueue.enqueue_many($1::text::json, $2)",
     "claim": """
         select id::text, task, queue, priority, args::text, kwargs::text, attempt, retries, crashes, eta, enqueued_at,
-               expires, expired, revoked, headers::text, root_id::text, parent_id::text, ignore_result
+               expires, expired, revoked, headers::text, root_id::text, parent_id::text, ignore_result,
+               succeeded
           from pgqueue.claim($1::text::uuid, $2::text[], $3, $4::text[], $5)""",
     "finish": "select refused::text from pgqueue.finish($1::text::uuid, $2::text::json) as refused",
     "hold": "select pgqueue.hold($1::text::uuid, $2::text::uuid, $3)",
@@ -228,14 +229,15 @@ class Statements:
 
 
 def _time(value: datetime) -> str:
-    return f'"{value.isoformat()}"'
+    # In UTC: Python has offsets of a day less a microsecond, PostgreSQL of 16 hours and whole seconds.
+    return f'"{value.astimezone(UTC).isoformat()}"'
 
 
 def job_json(job: NewJob) -> str:
     """Return one job as `enqueue_many` takes it; texts that are JSON already are put in as they are."""
     text = json.dumps
     parts = [f'"id":"{job.id}","task":{text(job.task)},"args":{job.args},"kwargs":{job.kwargs}']
-    parts.append(f'"queue":{text(job.queue)},"priority":{job.priority}')
+    parts.append(f'"queue":{text(job.queue)},"priority":{int(job.priority)}')
     if job.eta is not None:
         parts.append(f'"eta":{_time(job.eta)}')
     if job.countdown is not None:
@@ -295,7 +297,7 @@ def _retried_json(outcome: Retried) -> str:
     if outcome.queue is not None:
         parts.append(f'"queue":{json.dumps(outcome.queue)}')
     if outcome.priority is not None:
-        parts.append(f'"priority":{outcome.priority}')
+        parts.append(f'"priority":{int(outcome.priority)}')
     if outcome.expires is not None:
         parts.append(f'"expires":{_time(outcome.expires)}')
     return ",".join(parts)

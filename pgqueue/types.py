@@ -66,7 +66,7 @@ class Claim(NamedTuple):
     """One job leased to a worker, as `claim` returns it (a tuple: hundreds are made at a time).
 
     `attempt`, with the id of the worker, is the fence. `expired` and `revoked` were decided by the
-    database's clock when it was claimed.
+    database's clock when it was claimed; `succeeded` says that this id has a SUCCESS result already.
     """
 
     id: str
@@ -87,6 +87,7 @@ class Claim(NamedTuple):
     root_id: str | None
     parent_id: str | None
     ignore_result: bool | None
+    succeeded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

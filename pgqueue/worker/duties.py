@@ -13,7 +13,7 @@ from pgqueue.app import PgQueue
 from pgqueue.database import run
 from pgqueue.statements import Observed
 from pgqueue.types import ErrorReport
-from pgqueue.worker.liveness import Identity, Watch
+from pgqueue.worker.liveness import GONE_GRACE, Identity, Watch
 from pgqueue.worker.options import WorkerOptions
 
 logger = logging.getLogger("pgqueue.worker")
@@ -35,6 +35,8 @@ class Presence:
         self._statements = app.database.statements
         self._identity = identity
         self._lock: Connection | None = None
+        #: Whether a connection is a session of its own: not behind a transaction pooler, and on plain PostgreSQL.
+        self.real_sessions = False
         self._entry: dict[str, object] = {
             **asdict(identity),
             "pool": options.pool,
@@ -74,7 +76,8 @@ class Presence:
         """
         connection = self._app.database.connect("alive")
         pid, distributed = run(connection, self._statements.surroundings())[0]
-        if pid == connection.info.backend_pid and not distributed:
+        self.real_sessions = pid == connection.info.backend_pid and not distributed
+        if self.real_sessions:
             if run(connection, self._statements.take_lock(self._identity.id))[0]:
                 return connection
             logger.warning("the lock of this worker is still held by its former session; going by its beats")
@@ -124,6 +127,8 @@ class Rounds:
             return
         for other, evidence in self._watch.look(run(connection, self._statements.observe(self._identity.id)), now):
             self._bury(connection, other, evidence)
+        if self._watch.suspicious:
+            self._next_sweep = now + GONE_GRACE
         if now >= self._next_prune:
             keep = self._settings.result_expires.total_seconds()
             count = run(connection, self._statements.prune(keep, PRUNE_BATCH))[0]

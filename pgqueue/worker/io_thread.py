@@ -21,7 +21,7 @@ from pgqueue.database import connection_lost, run, run_together
 from pgqueue.errors import DatabaseUnavailable, PgQueueError
 from pgqueue.statements import Ended, Statement
 from pgqueue.tracer import report
-from pgqueue.types import Claim, Failed
+from pgqueue.types import Claim, Failed, Ignored
 from pgqueue.worker import journal
 from pgqueue.worker.buffer import Buffer
 from pgqueue.worker.duties import Presence, Rounds
@@ -166,7 +166,8 @@ class IOThread(threading.Thread):
         """Begin with a fresh connection: be on the list, listen, and hand back claims that nobody heard of."""
         connection.add_notify_handler(self._notified)
         self._presence.register(connection)
-        connection.execute(self._statements.listen().sql.encode())
+        if self._presence.real_sessions:  # else there is only polling
+            connection.execute(self._statements.listen().sql.encode())
         self._collect()
         run(connection, self._statements.disown(self._identity.id, list(self._held)))
         # A claim that was under way when the connection broke may commit even now: look once more at the next beat.
@@ -283,7 +284,9 @@ class IOThread(threading.Thread):
         known = []
         for claim in claims:
             self._held[claim.id] = claim
-            if claim.task in self._app.tasks:
+            if claim.succeeded:
+                self._outcomes.append(Ended(claim, Ignored(), keep=False))
+            elif claim.task in self._app.tasks:
                 known.append(claim)
             else:
                 self._leave_to_others(claim)
@@ -326,7 +329,7 @@ class IOThread(threading.Thread):
             self._presence.register(connection)
         self._rounds.go(connection, now)
         idle = not self._held and self._stop_at is None and self._pause > 2 * FIRST_PAUSE
-        if idle and not self._said_idle:
+        if idle and not self._said_idle and self._presence.real_sessions:
             run(connection, self._statements.say_idle(self._identity.id, self._options.queues))
             self._said_idle, self._next_look = True, 0.0  # look once more: an enqueue may not have seen it yet
         elif self._said_idle and self._held and now - self._found_nothing_at > BUSY_AFTER:

@@ -14,6 +14,8 @@ from pgqueue.statements import Observed
 
 #: Seconds that a free lock must stay free, without proof that the process is gone: it may be reconnecting.
 LOCK_GRACE = 3.0
+#: Seconds that a process must have been gone: its supervisor, which knows what it had begun, comes first.
+GONE_GRACE = 0.3
 #: Seconds without a look after which earlier looks say nothing: the observer itself was stopped or cut off.
 LOOK_GAP = 5.0
 
@@ -68,7 +70,8 @@ def process_gone(pid: int, started: int | None) -> bool:
 class _Seen:
     beats: int
     changed: float
-    lock_free_since: float | None
+    lock_free_since: float | None = None
+    gone_since: float | None = None
 
 
 class Watch:
@@ -84,6 +87,11 @@ class Watch:
         self._seen: dict[str, _Seen] = {}
         self._looked = float("-inf")
         self._server: datetime | None = None
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether a process is gone that is not dead yet: look again soon."""
+        return any(seen.gone_since is not None for seen in self._seen.values())
 
     def look(self, others: Iterable[Observed], now: float) -> list[tuple[Observed, str]]:
         """Return who is dead, with the evidence; `now` is monotonic and in seconds.
@@ -101,21 +109,27 @@ class Watch:
         return [(other, evidence) for other, evidence in verdicts if evidence]
 
     def _update(self, other: Observed, now: float) -> _Seen:
-        seen = self._seen.get(other.id) or _Seen(other.beats, now, None)
+        seen = self._seen.get(other.id) or _Seen(other.beats, now)
         if seen.beats != other.beats:
             seen.beats, seen.changed = other.beats, now
-        if not other.locked or other.lock_held:
-            seen.lock_free_since = None
-        elif seen.lock_free_since is None:
-            seen.lock_free_since = now
+        seen.lock_free_since = _since(seen.lock_free_since, other.locked and not other.lock_held, now)
+        gone = not other.lock_held and other.boot == self._me.boot and process_gone(other.pid, other.pid_started)
+        seen.gone_since = _since(seen.gone_since, gone, now)
         return seen
 
     def _verdict(self, other: Observed, now: float) -> str | None:
         seen = self._seen[other.id]
-        if not other.lock_held and other.boot == self._me.boot and process_gone(other.pid, other.pid_started):
+        if seen.gone_since is not None and now - seen.gone_since >= GONE_GRACE:
             return f"process {other.pid} on {other.host} has ended"
         if seen.lock_free_since is not None and now - seen.lock_free_since >= LOCK_GRACE:
             return f"its session ended {LOCK_GRACE:g} s ago"
         if now - seen.changed >= self._dead_after:
             return f"no beat for {self._dead_after:g} s"
         return None
+
+
+def _since(before: float | None, holds: bool, now: float) -> float | None:
+    """Return since when something holds: from before, from now, or not at all."""
+    if not holds:
+        return None
+    return now if before is None else before

@@ -365,6 +365,20 @@ def test_an_expired_or_revoked_job_is_not_run(yard: PgQueue, start: Start) -> No
             result.get(timeout=0)
 
 
+def test_a_row_whose_id_has_succeeded_is_removed_without_being_run(
+    yard: PgQueue, start: Start, conn: Connection, until: Until
+) -> None:
+    done = yard.tasks["yard.add"].delay(1, 1)
+    assert start("-P", "solo", "--burst").wait(20) == 0
+    before = conn.execute("select xmin, * from pgqueue.result").fetchone()
+    conn.execute(
+        "insert into pgqueue.job (id, eta, enqueued_at, task) values (%s, now(), now(), 'yard.kill_myself')", [done.id]
+    )
+    assert start("-P", "solo", "--burst").wait(20) == 0
+    assert conn.execute("select count(*) from pgqueue.job").fetchone() == (0,)
+    assert conn.execute("select xmin, * from pgqueue.result").fetchone() == before
+
+
 def test_an_ignored_result_leaves_no_row(yard: PgQueue, start: Start, conn: Connection) -> None:
     results = [yard.tasks["yard.forgettable"].delay(), yard.tasks["yard.add"].apply_async((1, 1), ignore_result=True)]
     kept = yard.tasks["yard.forgettable"].apply_async(ignore_result=False)

@@ -6,6 +6,9 @@
 -- p_relaxed commits asynchronously: a claim lost in a crash of the server is only a redelivery. Never set it where
 -- the claim is the acknowledgement (acks_late=False), or in a transaction that acknowledges other jobs.
 --
+-- An id that has succeeded (its row came here by other ways than enqueue) is marked `succeeded`: not to be run, but
+-- finished with keep = false.
+--
 -- Each queue and each of the ten priorities is probed for itself, with one index range scan: an ordered scan
 -- over `queue = any(..)` sorts the whole backlog, and one across priorities walks every future job of a higher
 -- one (15 ms against 0.08 ms beside 200,000 future jobs).
@@ -17,7 +20,7 @@ create or replace function pgqueue.claim(
 ) returns table (
     id uuid, task text, queue text, priority smallint, args json, kwargs json, attempt integer, retries integer,
     crashes integer, eta timestamptz, enqueued_at timestamptz, expires timestamptz, expired boolean,
-    revoked boolean, headers json, root_id uuid, parent_id uuid, ignore_result boolean
+    revoked boolean, headers json, root_id uuid, parent_id uuid, ignore_result boolean, succeeded boolean
 )
 language plpgsql volatile
 -- Statistics of a queue are wrong most of the time: it is empty when they are taken and full when it matters. So
@@ -58,8 +61,11 @@ begin
     )
     select c.id, c.task, c.queue, c.priority, c.args, c.kwargs, c.attempt, c.retries, c.crashes, c.eta,
            c.enqueued_at, c.expires, coalesce(c.expires <= v_now, false), c.revoked, c.headers, c.root_id, c.parent_id,
-           c.ignore_result
+           c.ignore_result, success.id is not null
       from claimed c
+      left join lateral (
+           select r.id from pgqueue.result r where r.id = c.id and r.state = 'SUCCESS' limit 1
+           ) success on true
      order by array_position(p_queues, c.queue), c.priority desc, c.eta, c.id;
 end
 $$;

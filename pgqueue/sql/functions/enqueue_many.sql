@@ -8,7 +8,7 @@
 create or replace function pgqueue.enqueue_many(p_jobs json, p_durable boolean default false)
 returns table (id uuid, created boolean)
 language plpgsql volatile
-set search_path = pg_catalog, pg_temp set enable_seqscan = off
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -36,16 +36,14 @@ begin
     ), inserted as (
         insert into pgqueue.job as j (
                id, task, args, kwargs, queue, priority, eta, enqueued_at, expires, unique_key,
-               headers, root_id, parent_id, ignore_result, attempt)
+               headers, root_id, parent_id, ignore_result)
         select g.job_id, g.task, coalesce(g.args, '[]'), coalesce(g.kwargs, '{}'), g.line,
                coalesce(g.priority, 5::smallint), g.start, v_now,
                coalesce(g.expires, v_now + g.expires_in * interval '1 second'), g.unique_key,
-               g.headers, g.root_id, g.parent_id, g.ignore_result,
-               -- A second life goes on counting, so that a worker left over from the first has no valid fence.
-               case when g.known then coalesce((select r.attempt from pgqueue.result r where r.id = g.id), 0) else 0 end
+               g.headers, g.root_id, g.parent_id, g.ignore_result
           from given g
-         -- Two transactions that insert the same keys in one order cannot deadlock.
-         order by g.unique_key, g.n
+         -- Two transactions that insert the same keys, or the same known ids, in one order cannot deadlock.
+         order by g.unique_key, case when g.known then g.job_id end, g.n
             on conflict do nothing
         returning j.id
     ), called as (
@@ -63,7 +61,11 @@ begin
 
     -- An id that has succeeded is not run again. Insert first, look afterwards: a transaction that was just
     -- acknowledging it made the insert wait for the key, and only a second statement sees what it committed.
-    if v_known is not null then
+    if v_known is not null and cardinality(v_new) > 0 then
+        -- A second life goes on counting, so that a worker left over from the first has no valid fence.
+        update pgqueue.job j set attempt = r.attempt
+          from pgqueue.result r
+         where r.id = any(v_known) and r.id = j.id and j.id = any(v_known) and j.id = any(v_new);
         with repeated as (
             delete from pgqueue.job j
              where j.id = any(v_known) and j.id = any(v_new)

@@ -23,6 +23,7 @@ declare
     v_refused uuid[];
     v_again record;
     v_eta timestamptz;
+    v_revoked boolean;
 begin
     if current_setting('synchronous_commit') in ('off', 'local') then
         perform set_config('synchronous_commit', 'on', true);
@@ -50,7 +51,7 @@ begin
                case when o.state in ('RETRY', 'RELEASED') then 'REVOKED' else o.state end, e.task, e.queue, e.args,
                e.kwargs, e.headers, o.value, case when o.state <> 'SUCCESS' then coalesce(o.error, e.error) end
           from ended e
-          join outcome o on o.id = e.id
+          join outcome o on o.id = e.id and o.attempt = e.attempt
          where o.keep is distinct from false
             on conflict (id) do update
            set enqueued_at = excluded.enqueued_at, claimed_at = excluded.claimed_at,
@@ -59,9 +60,10 @@ begin
                crashes = excluded.crashes, runtime = excluded.runtime, priority = excluded.priority,
                state = excluded.state, task = excluded.task, queue = excluded.queue, args = excluded.args,
                kwargs = excluded.kwargs, headers = excluded.headers, value = excluded.value, error = excluded.error
+         where r.state <> 'SUCCESS'  -- final, whatever came here to be run again
     )
     select (select array_agg(e.id) from ended e),
-           (select array_agg(o.id) from outcome o where o.id not in (select e.id from ended e))
+           (select array_agg(o.id) from outcome o where ((o.id, o.attempt) in (select e.id, e.attempt from ended e)) is not true)
       into v_ended, v_refused;
 
     if v_refused is not null then
@@ -80,9 +82,13 @@ begin
                    error = coalesce(v_again.error, j.error), args = coalesce(v_again.args, j.args),
                    kwargs = coalesce(v_again.kwargs, j.kwargs), queue = coalesce(v_again.queue, j.queue),
                    priority = coalesce(v_again.priority, j.priority), expires = coalesce(v_again.expires, j.expires)
-             where j.id = v_again.id and j.worker = p_worker and j.attempt = v_again.attempt;
+             where j.id = v_again.id and j.worker = p_worker and j.attempt = v_again.attempt
+            returning j.revoked into v_revoked;
             if found then
                 v_refused := array_remove(v_refused, v_again.id);
+                if v_revoked then  -- since the statement above looked
+                    perform pgqueue.revoke(v_again.id);
+                end if;
             end if;
         end loop;
     end if;
@@ -92,16 +98,26 @@ begin
            from (select distinct w.job from pgqueue.waiter w where w.job = any(v_ended)) w;
     end if;
 
-    if cardinality(v_refused) > 0 then
-        return query
-        select o.id
-          from json_to_recordset(p_outcomes) as o (id uuid, attempt integer, state text)
+    -- What this attempt has stored before is not refused. bury leaves worker and attempt behind too, but a state or
+    -- an error of its own.
+    for v_again in
+        select o.*
+          from json_to_recordset(p_outcomes) as o (id uuid, attempt integer, state text, error json)
          where o.id = any(v_refused)
-           and not exists (select from pgqueue.result r
-                            where r.id = o.id and r.worker = p_worker and r.attempt = o.attempt)
-           and not exists (select from pgqueue.job j
-                            where j.id = o.id and j.worker is null and j.attempt = o.attempt
-                              and o.state in ('RETRY', 'RELEASED'));
-    end if;
+    loop
+        if not exists (
+               select from pgqueue.result r
+                where r.id = v_again.id and r.worker = p_worker and r.attempt = v_again.attempt
+                  and r.state = case when v_again.state in ('RETRY', 'RELEASED') then 'REVOKED' else v_again.state end
+                  and (r.state = 'SUCCESS' or v_again.error is null or r.error::text = v_again.error::text))
+           and not exists (
+               select from pgqueue.job j
+                where j.id = v_again.id and j.worker is null and j.attempt = v_again.attempt
+                  and (v_again.state = 'RELEASED'
+                       or v_again.state = 'RETRY' and (v_again.error is null or j.error::text = v_again.error::text)))
+        then
+            return next v_again.id;
+        end if;
+    end loop;
 end
 $$;

@@ -4,7 +4,7 @@
 -- tells its outcome: still held means rolled back.
 --   select pgqueue.hold('<job>', '<worker>', 1);
 create or replace function pgqueue.hold(p_job uuid, p_worker uuid, p_attempt integer) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 begin
     perform from pgqueue.job j

@@ -2,7 +2,7 @@
 -- a finished one stays as it is. Answers the state that it has afterwards, or UNKNOWN.
 --   select pgqueue.revoke('<job>');
 create or replace function pgqueue.revoke(p_job uuid) returns text
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
     v_now timestamptz := pgqueue.clock();
@@ -23,7 +23,9 @@ begin
            queue, args, kwargs, headers, error)
     values (v_job.id, v_job.enqueued_at, v_now, v_job.root_id, v_job.parent_id, v_job.attempt, v_job.retries,
            v_job.crashes, v_job.priority, 'REVOKED', v_job.task, v_job.queue, v_job.args, v_job.kwargs,
-           v_job.headers, json_build_object('type', 'TaskRevokedError', 'module', 'pgqueue.errors', 'message', 'revoked'))
+           -- The name of the module in two parts: the whole word means the schema.
+           v_job.headers, json_build_object(
+               'type', 'TaskRevokedError', 'module', 'pg' || 'queue.errors', 'message', 'revoked'))
         on conflict (id) do update
        set enqueued_at = excluded.enqueued_at, claimed_at = null, finished_at = excluded.finished_at, worker = null,
            attempt = excluded.attempt, retries = excluded.retries, crashes = excluded.crashes, runtime = null,

@@ -4,7 +4,7 @@ create or replace function pgqueue.status(p_job uuid) returns table (
     state text, value json, error json, task text, queue text, args json, kwargs json, retries integer,
     attempt integer, worker uuid, finished_at timestamptz
 )
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 #variable_conflict use_column
 begin

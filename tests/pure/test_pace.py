@@ -1,0 +1,62 @@
+"""How much to claim and how long to wait."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgqueue.worker.pace import LARGEST_CLAIM, average, backoff, claim_size
+
+runtimes = st.none() | st.floats(0, 1000, allow_nan=False)
+
+
+def test_the_first_claim_is_a_job_for_each_free_slot() -> None:
+    assert claim_size(slots=4, free=4, unstarted=0, runtime=None, last=0) == 4
+    assert claim_size(slots=4, free=1, unstarted=0, runtime=None, last=0) == 1
+
+
+def test_short_tasks_are_claimed_fifty_milliseconds_ahead() -> None:
+    assert claim_size(slots=1, free=0, unstarted=0, runtime=0.001, last=100) == 50
+
+
+def test_a_claim_grows_fourfold_at_a_time() -> None:
+    assert claim_size(slots=1, free=1, unstarted=0, runtime=0.00001, last=1) == 4
+    assert claim_size(slots=1, free=1, unstarted=0, runtime=0.00001, last=4) == 16
+
+
+def test_nothing_is_claimed_ahead_of_long_tasks() -> None:
+    assert claim_size(slots=4, free=0, unstarted=0, runtime=1.0, last=4) == 0
+    assert claim_size(slots=4, free=1, unstarted=0, runtime=1.0, last=4) == 1
+
+
+def test_a_half_full_buffer_is_left_alone() -> None:
+    assert claim_size(slots=1, free=0, unstarted=30, runtime=0.001, last=100) == 0
+    assert claim_size(slots=1, free=0, unstarted=20, runtime=0.001, last=100) == 30
+
+
+@given(st.integers(1, 200), st.integers(0, 200), st.integers(0, 500), runtimes, st.integers(0, 500))
+def test_a_claim_is_never_negative_and_never_too_large(
+    slots: int, free: int, unstarted: int, runtime: float | None, last: int
+) -> None:
+    size = claim_size(slots, min(free, slots), unstarted, runtime, last)
+    assert 0 <= size <= LARGEST_CLAIM
+
+
+@given(st.integers(1, 200), st.integers(1, 200), runtimes, st.integers(0, 500))
+def test_a_free_slot_with_an_empty_buffer_always_gets_something(
+    slots: int, free: int, runtime: float | None, last: int
+) -> None:
+    assert claim_size(slots, min(free, slots), 0, runtime, last) >= min(free, slots)
+
+
+def test_a_long_task_weighs_at_once_and_short_ones_slowly() -> None:
+    assert average(0.001, [5.0]) == 5.0
+    slow = average(5.0, [0.001])
+    assert slow is not None
+    assert 4.0 < slow < 5.0
+    assert average(None, []) is None
+
+
+@given(st.integers(0, 1000), st.floats(0, 1))
+def test_the_pause_between_attempts_to_connect_grows_to_two_seconds(failures: int, chance: float) -> None:
+    assert 0.025 <= backoff(failures, chance) <= 2.0

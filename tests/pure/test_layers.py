@@ -23,6 +23,7 @@ _ROWS = (
     {"app", "canvas"},
     {"worker"},
     {"cli", "web", "contrib", "testing"},
+    {"__main__"},
 )
 _ROW_OF = {name: row for row, names in enumerate(_ROWS) for name in names}
 _FACADE = "pgqueue"  # pgqueue/__init__.py: may import everything, and only cli may import from it
@@ -60,9 +61,12 @@ def _inside_functions(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def _explained(source: str, node: ast.stmt) -> bool:
-    lines = source.splitlines()
-    before = lines[node.lineno - 2].strip() if node.lineno > 1 else ""
-    return "#" in lines[(node.end_lineno or node.lineno) - 1] or before.startswith("#")
+    """Whether a comment stands on the line of the import, or above it or above the imports that it follows."""
+    lines = [line.strip() for line in source.splitlines()]
+    above = node.lineno - 2
+    while above >= 0 and lines[above].startswith(("import ", "from ")):
+        above -= 1
+    return "#" in lines[(node.end_lineno or node.lineno) - 1] or lines[max(above, 0)].startswith("#")
 
 
 def _imported(path: Path, node: ast.Import | ast.ImportFrom) -> Iterator[str]:

@@ -1,0 +1,13 @@
+"""The first tables."""
+
+from alembic import op
+
+from pgqueue.cli.migrate import run_file
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Run the SQL file of the same name. There is no way back: a backup is one."""
+    run_file(op.get_context(), __file__)

@@ -119,6 +119,7 @@ _CALLS = {
                exists (select from pg_extension where extname = 'citus') or version() not like 'PostgreSQL%'
         """,
     "listen": 'listen "pgqueue.work"',
+    "orphans": "select worker::text from pgqueue.orphans($1) as worker",
     "take_duty": "select pgqueue.take_duty($1, $2::text::uuid, $3)",
     "say_idle": "select pgqueue.say_idle($1::text::uuid, $2::text[])",
     "say_busy": "select pgqueue.say_busy($1::text::uuid)",
@@ -197,6 +198,9 @@ class Statements:
     ) -> Statement[Buried]:
         params = (worker, encode_error(error), None if started is None else list(started), max_crashes)
         return self._make("bury", params, Buried._make)
+
+    def orphans(self, seconds: float) -> Statement[str]:
+        return self._make("orphans", (seconds,), _first)
 
     def take_duty(self, name: str, worker: str, seconds: float) -> Statement[bool]:
         return self._make("take_duty", (name, worker, seconds), _first)

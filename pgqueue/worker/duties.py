@@ -130,9 +130,19 @@ class Rounds:
         if self._watch.suspicious:
             self._next_sweep = now + GONE_GRACE
         if now >= self._next_prune:
-            keep = self._settings.result_expires.total_seconds()
-            count = run(connection, self._statements.prune(keep, PRUNE_BATCH))[0]
-            self._next_prune = now + (SWEEP_SECONDS if count == PRUNE_BATCH else PRUNE_SECONDS)
+            self._next_prune = now + (SWEEP_SECONDS if self._prune(connection) else PRUNE_SECONDS)
+
+    def _prune(self, connection: Connection) -> bool:
+        """Delete old results and take back leases of nobody; return whether there is more to delete."""
+        keep = self._settings.result_expires.total_seconds()
+        count = run(connection, self._statements.prune(keep, PRUNE_BATCH))[0]
+        if count == PRUNE_BATCH:
+            return True
+        for worker in run(connection, self._statements.orphans(self._settings.dead_after)):
+            error = ErrorReport("WorkerLostError", "pgqueue.errors", f"worker {worker} died and is not on the list")
+            run(connection, self._statements.bury(worker, error, None, self._settings.max_crashes))
+            logger.warning("leases of worker %s, which is not on the list, are taken back", worker)
+        return False
 
     def _bury(self, connection: Connection, other: Observed, evidence: str) -> None:
         error = ErrorReport(

@@ -379,6 +379,18 @@ def test_a_row_whose_id_has_succeeded_is_removed_without_being_run(
     assert conn.execute("select xmin, * from pgqueue.result").fetchone() == before
 
 
+def test_leases_of_a_worker_that_is_not_on_the_list_are_taken_back(
+    yard: PgQueue, start: Start, conn: Connection
+) -> None:
+    result = yard.tasks["yard.add"].delay(1, 1)
+    conn.execute("select pgqueue.claim(%s, '{default}', 1)", [result.id])
+    conn.execute("update pgqueue.job set claimed_at = now() - interval '31 s'")
+    worker = start("-P", "solo")
+    assert result.get(timeout=20) == 2
+    assert end(worker) == 0
+    assert "not on the list" in log_of(worker)
+
+
 def test_an_ignored_result_leaves_no_row(yard: PgQueue, start: Start, conn: Connection) -> None:
     results = [yard.tasks["yard.forgettable"].delay(), yard.tasks["yard.add"].apply_async((1, 1), ignore_result=True)]
     kept = yard.tasks["yard.forgettable"].apply_async(ignore_result=False)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import random
-import select
-import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -27,17 +25,9 @@ from pgqueue.worker.buffer import Buffer
 from pgqueue.worker.duties import Presence, Rounds
 from pgqueue.worker.liveness import Identity
 from pgqueue.worker.options import WorkerOptions
-from pgqueue.worker.pace import (
-    ACK_WAIT,
-    BUSY_AFTER,
-    FIRST_PAUSE,
-    LARGEST_ACK,
-    STALLED,
-    average,
-    backoff,
-    claim_size,
-)
+from pgqueue.worker.pace import ACK_WAIT, BUSY_AFTER, LARGEST_ACK, STALLED, Demand, backoff
 from pgqueue.worker.slots import untried
+from pgqueue.worker.wake import Wake
 
 logger = logging.getLogger("pgqueue.worker")
 
@@ -78,21 +68,13 @@ class IOThread(threading.Thread):
         self._unknown: list[str] = []  # task names that this program does not have
         self._stop_at: float | None = None
         self._stop_signals: frozenset[int] = frozenset()
-        self._wake_r, self._wake_w = os.pipe()
-        os.set_blocking(self._wake_w, False)
+        self._wake = Wake()
         self._parked = False
-        self._woken = False
 
-        self._runtime: float | None = None
-        self._last_claim = 0
-        self._pause = FIRST_PAUSE
-        self._next_look = 0.0
-        self._hint = False
+        self._demand = Demand(options.slots, app.settings.poll_interval)
         self._said_idle = False
-        self._found_nothing_at = 0.0
         self._unstarted = 0
         self._progress_at = 0.0
-        self._blocked = False
         self._disown_again = False
 
     # -- called by others ------------------------------------------------------------------------------------
@@ -101,29 +83,18 @@ class IOThread(threading.Thread):
         """Take an attempt that has ended; see `slots.Report`."""
         self._ended.append((ended, acked))
         if self._parked or not len(self._buffer):
-            self.wake()
+            self._wake()
 
     def stop(self) -> None:
         """Claim no more, let running attempts end within the grace period, then end; the second time, end now."""
         now = time.monotonic()
         self._stop_at = now + self._options.grace if self._stop_at is None else min(now, self._stop_at)
-        self.wake()
+        self._wake()
 
     def stop_on(self, *signals: int) -> None:
-        """Stop when one of these signals arrives; to be called in the main thread.
-
-        This thread hears of it even while the main thread is deep in a C function that lets no handler run, such
-        as a driver that waits for its server.
-        """
+        """Stop when one of these signals arrives; to be called in the main thread."""
         self._stop_signals = frozenset(signals)
-        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
-
-    def wake(self) -> None:
-        """Have the loop turn now."""
-        if not self._woken:
-            self._woken = True
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._wake_w, b"\0")
+        self._wake.on_signals()
 
     # -- the loop --------------------------------------------------------------------------------------------
 
@@ -173,16 +144,17 @@ class IOThread(threading.Thread):
         # A claim that was under way when the connection broke may commit even now: look once more at the next beat.
         self._disown_again = True
         self._said_idle = False
-        self._next_look = 0.0
+        self._demand.look_now()
         self._rounds = Rounds(self._app, self._identity, time.monotonic())
 
     def _serve(self, connection: Connection) -> None:
         while True:
-            self._woken = False
+            self._wake.attend()
             now = time.monotonic()
             flowing = self._collect()
             self._hand_back(now)
-            wanted = self._wanted(now)
+            stopping = self._stop_at is not None
+            wanted = 0 if stopping else self._demand.size_now(self._running, len(self._buffer), now)
             if self._outcomes or wanted:
                 self._exchange(connection, wanted)
             self._rest(connection, now)
@@ -201,9 +173,7 @@ class IOThread(threading.Thread):
             else:
                 self._held.pop(ended.claim.id, None)
                 journal.tell(ended, acked)
-        self._runtime = average(self._runtime, runtimes)
-        if runtimes:
-            self._blocked = False
+        self._demand.ended(runtimes)
         return bool(runtimes)
 
     def _hand_back(self, now: float) -> None:
@@ -213,25 +183,12 @@ class IOThread(threading.Thread):
             self._unstarted, self._progress_at = unstarted, now
         if unstarted and (self._stop_at is not None or now - self._progress_at > STALLED):
             self._outcomes += [untried(claim) for claim in self._buffer.drain()]
-            self._unstarted, self._blocked = 0, True
-        if self._out_of_time() and self._held:
-            waiting = {ended.claim.id for ended in self._outcomes}
-            self.abandoned = [claim for id_, claim in self._held.items() if id_ not in waiting]
-            self._outcomes += [untried(claim) for claim in self.abandoned]
+            self._unstarted = 0
+            self._demand.stuck()
 
-    def _wanted(self, now: float) -> int:
-        """Return how many jobs to claim in this turn."""
-        if self._stop_at is not None:
-            return 0
-        unstarted = len(self._buffer)
-        running = len(self._held) - unstarted - len(self._outcomes) - len(self._ended)
-        free = max(0, self._options.slots - running)
-        # While every slot is stuck in a long task, nothing is claimed ahead, however short the others have been.
-        runtime = None if self._blocked else self._runtime
-        wanted = claim_size(self._options.slots, free, unstarted, runtime, self._last_claim)
-        if wanted and (self._hint or now >= self._next_look):
-            return wanted
-        return 0
+    @property
+    def _running(self) -> int:
+        return len(self._held) - len(self._buffer) - len(self._outcomes) - len(self._ended)
 
     def _exchange(self, connection: Connection, wanted: int) -> None:
         """Acknowledge what has ended and claim what is wanted, in one round trip and one commit."""
@@ -244,42 +201,44 @@ class IOThread(threading.Thread):
             try:
                 refused, *claimed = run_together(connection, *statements)
                 claims = claimed[0] if claimed else []
+                self._acknowledged(ending, refused)
             except psycopg.Error as error:
                 if connection_lost(error):
                     raise
-                refused, claims = self._finish_singly(connection, ending), []
-            self._acknowledged(ending, set(refused))
+                for ended in ending:
+                    self._finish_alone(connection, ended)
         elif wanted:
             claims = run(connection, self._claim(wanted, relaxed=not self._careful))
         if wanted:
-            self._claimed(claims, wanted)
+            self._claimed(claims)
 
     def _claim(self, wanted: int, *, relaxed: bool) -> Statement[Claim]:
-        # The hint is taken before the look, so that what comes during it is looked for again.
-        self._hint = False
+        self._demand.looking()
         return self._statements.claim(self._identity.id, self._options.queues, wanted, self._unknown, relaxed=relaxed)
 
-    def _finish_singly(self, connection: Connection, ending: list[Ended]) -> list[str]:
-        """Acknowledge one by one after a batch failed, so that one bad outcome does not hold up the others."""
-        refused: list[str] = []
-        for at, ended in enumerate(ending):
-            try:
-                refused += run(connection, self._statements.finish(self._identity.id, [ended]))
-            except psycopg.Error as error:
-                if connection_lost(error):
-                    raise
-                logger.error("job %s: its outcome cannot be stored: %s", ended.claim.id, error)
-                ending[at] = Ended(ended.claim, Failed(report(error)), ended.runtime)
-                refused += run(connection, self._statements.finish(self._identity.id, [ending[at]]))
-        return refused
+    def _finish_alone(self, connection: Connection, ended: Ended) -> None:
+        """Acknowledge one outcome of a batch that failed, so that a bad one does not hold up the others."""
+        try:
+            refused = run(connection, self._statements.finish(self._identity.id, [ended]))
+        except psycopg.errors.LockNotAvailable:
+            return  # somebody holds the row, in psql perhaps: it stays for the next turn
+        except psycopg.Error as error:
+            if connection_lost(error):
+                raise
+            logger.error("job %s: its outcome cannot be stored: %s", ended.claim.id, error)
+            failed = replace(ended, outcome=Failed(report(error)))
+            refused = run(connection, self._statements.finish(self._identity.id, [failed]))
+            self._outcomes[self._outcomes.index(ended)] = ended = failed
+        self._acknowledged([ended], refused)
 
-    def _acknowledged(self, ending: list[Ended], refused: set[str]) -> None:
-        del self._outcomes[: len(ending)]
+    def _acknowledged(self, ending: list[Ended], refused: list[str]) -> None:
+        gone = set(map(id, ending))
+        self._outcomes = [ended for ended in self._outcomes if id(ended) not in gone]
         for ended in ending:
             self._held.pop(ended.claim.id, None)
             journal.tell(ended, ended.claim.id not in refused)
 
-    def _claimed(self, claims: list[Claim], wanted: int) -> None:
+    def _claimed(self, claims: list[Claim]) -> None:
         now = time.monotonic()
         known = []
         for claim in claims:
@@ -293,13 +252,7 @@ class IOThread(threading.Thread):
         if known:
             self._buffer.put(known)
             self._unstarted, self._progress_at = len(self._buffer), now
-        if claims:
-            self._last_claim, self._pause, self._next_look = len(claims), FIRST_PAUSE, 0.0
-            return
-        self._last_claim = 0
-        self._found_nothing_at = now
-        self._next_look = now + self._pause
-        self._pause = min(2 * self._pause, self._app.settings.poll_interval)
+        self._demand.claimed(len(claims), now)
 
     def _leave_to_others(self, claim: Claim) -> None:
         """Hand back a job whose task this program does not have; from now on claims leave such jobs where they are."""
@@ -320,6 +273,8 @@ class IOThread(threading.Thread):
             if not run(connection, self._statements.beat(self._identity.id, self._unknown))[0]:
                 logger.warning("this worker had been given up for dead; its leases are gone, it registers again")
                 self._presence.register(connection)
+                for claim in self._buffer.drain():  # somebody else's by now
+                    del self._held[claim.id]
             if self._disown_again:
                 self._collect()
                 run(connection, self._statements.disown(self._identity.id, list(self._held)))
@@ -328,18 +283,24 @@ class IOThread(threading.Thread):
             self._presence.forget_lock()
             self._presence.register(connection)
         self._rounds.go(connection, now)
-        idle = not self._held and self._stop_at is None and self._pause > 2 * FIRST_PAUSE
+        idle = not self._held and self._stop_at is None and self._demand.idle
         if idle and not self._said_idle and self._presence.real_sessions:
             run(connection, self._statements.say_idle(self._identity.id, self._options.queues))
-            self._said_idle, self._next_look = True, 0.0  # look once more: an enqueue may not have seen it yet
-        elif self._said_idle and self._held and now - self._found_nothing_at > BUSY_AFTER:
+            self._said_idle = True
+            self._demand.look_now()  # an enqueue under way may not have seen it
+        elif self._said_idle and self._held and now - self._demand.found_nothing_at > BUSY_AFTER:
             run(connection, self._statements.say_busy(self._identity.id))
             self._said_idle = False
 
     def _finished(self, now: float) -> bool:
         """Return whether the loop may end; a worker in burst stops when it has found nothing and runs nothing."""
-        if self._options.burst and self._stop_at is None and self._at_rest() and self._found_nothing_at >= now:
+        if self._options.burst and self._stop_at is None and self._at_rest() and self._demand.found_nothing_at >= now:
             self.stop()
+        if self._out_of_time():
+            # Leaving hands them back, but for those whose transaction is open: that ends with this process.
+            waiting = {ended.claim.id for ended in self._outcomes}
+            self.abandoned = [claim for id_, claim in self._held.items() if id_ not in waiting]
+            return True
         return self._stop_at is not None and self._at_rest()
 
     def _at_rest(self) -> bool:
@@ -354,8 +315,8 @@ class IOThread(threading.Thread):
         until = self._rounds.next
         if self._stop_at is not None:
             until = min(until, max(self._stop_at, now + ACK_WAIT))
-        elif self._wanted(float("inf")):
-            until = min(until, self._next_look)
+        elif self._demand.size(self._running, len(self._buffer)):
+            until = min(until, self._demand.next_look)
         if len(self._buffer):
             until = min(until, self._progress_at + STALLED + ACK_WAIT)
         if flowing and self._held:
@@ -368,28 +329,25 @@ class IOThread(threading.Thread):
         self._parked = False
 
     def _select(self, connection: Connection, timeout: float) -> None:
-        ready, _, _ = select.select([connection.fileno(), self._wake_r], [], [], timeout)
-        if self._wake_r in ready:
-            self._hear()
-        if connection.fileno() in ready:
+        readable, signals = self._wake.wait([connection.fileno()], timeout)
+        self._heed(signals)
+        if readable:
             connection.pgconn.consume_input()
             while notice := connection.pgconn.notifies():
                 self._notified(psycopg.Notify("", notice.extra.decode(), notice.be_pid))
 
     def _sleep(self, seconds: float) -> None:
-        ready, _, _ = select.select([self._wake_r], [], [], seconds)
-        if ready:
-            self._hear()
-        self._woken = False
+        self._wake.attend()
+        _, signals = self._wake.wait([], seconds)
+        self._heed(signals)
 
-    def _hear(self) -> None:
-        """Empty the pipe: a wake is a 0, a signal its number."""
-        for number in os.read(self._wake_r, 4096):
+    def _heed(self, signals: bytes) -> None:
+        for number in signals:
             if number in self._stop_signals:
                 self.stop()
                 left = max(0.0, (self._stop_at or 0.0) - time.monotonic())
-                logger.info("stopping: %d running tasks have %.3g s to end", len(self._held) - len(self._buffer), left)
+                logger.info("stopping: %d running tasks have %.3g s to end", self._running, left)
 
     def _notified(self, notice: psycopg.Notify) -> None:
         if notice.payload in self._options.queues:
-            self._hint = True
+            self._demand.notified()

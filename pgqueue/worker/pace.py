@@ -39,6 +39,73 @@ def claim_size(slots: int, free: int, unstarted: int, runtime: float | None, las
     return min(LARGEST_CLAIM, max(free, ahead) - unstarted)
 
 
+class Demand:
+    """How much a worker wants to claim, and when it looks next: remembers what claims and tasks have been like.
+
+    - `slots`: how many attempts run at once.
+    - `longest_pause`: seconds between two looks of an idle worker, at most.
+
+    All times are monotonic and in seconds.
+    """
+
+    def __init__(self, slots: int, longest_pause: float) -> None:
+        self._slots = slots
+        self._longest_pause = longest_pause
+        self._runtime: float | None = None
+        self._last = 0
+        self._pause = FIRST_PAUSE
+        self._hint = False
+        self._stuck = False
+        self.next_look = 0.0
+        self.found_nothing_at = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether several looks in a row have found nothing."""
+        return self._pause > 2 * FIRST_PAUSE
+
+    def ended(self, runtimes: list[float]) -> None:
+        """Note how long attempts have run."""
+        self._runtime = average(self._runtime, runtimes)
+        if runtimes:
+            self._stuck = False
+
+    def stuck(self) -> None:
+        """Note that every slot is in a long task: claim nothing ahead until one ends, however short the others were."""
+        self._stuck = True
+
+    def notified(self) -> None:
+        """Note that somebody has enqueued."""
+        self._hint = True
+
+    def look_now(self) -> None:
+        """Look at the next occasion, whatever was found before."""
+        self.next_look = 0.0
+
+    def looking(self) -> None:
+        """Note that a claim begins: what is enqueued from now on is worth another look."""
+        self._hint = False
+
+    def claimed(self, count: int, now: float) -> None:
+        """Note what a claim has brought; after nothing the pause doubles, after something there is none."""
+        self._last = count
+        if count:
+            self._pause, self.next_look = FIRST_PAUSE, 0.0
+            return
+        self.found_nothing_at = now
+        self.next_look = now + self._pause
+        self._pause = min(2 * self._pause, self._longest_pause)
+
+    def size(self, running: int, unstarted: int) -> int:
+        """Return how many jobs there is room for, sooner or later."""
+        free = max(0, self._slots - running)
+        return claim_size(self._slots, free, unstarted, None if self._stuck else self._runtime, self._last)
+
+    def size_now(self, running: int, unstarted: int, now: float) -> int:
+        """Return how many jobs to claim now: 0 while the pause lasts and nobody has notified."""
+        return self.size(running, unstarted) if self._hint or now >= self.next_look else 0
+
+
 def average(before: float | None, runtimes: list[float]) -> float | None:
     """Return the moving average of run times, in which a long task weighs at once and a short one slowly."""
     for runtime in runtimes:

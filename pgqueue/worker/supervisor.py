@@ -46,13 +46,12 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A worker that ended and whose leases are not handed back yet."""
+    """A worker that ended before its time and whose leases are not handed back yet; `begun` count a crash."""
 
     worker: str
     pid: int
     status: int
     begun: tuple[str, ...]
-    ours: bool
 
 
 class Supervisor:
@@ -194,11 +193,12 @@ class Supervisor:
                 self._ended(self._children.pop(pid), os.waitstatus_to_exitcode(status))
 
     def _ended(self, child: Child, code: int) -> None:
-        if code not in (EXIT_OK, EXIT_ABANDONED):
-            begun = tuple(self._boards[child.place].begun())
-            self._deaths.append(Death(child.worker, child.pid, code, begun, self._forced))
+        if code != EXIT_OK:
+            ours = self._forced or code == EXIT_ABANDONED
+            begun = () if ours else tuple(self._boards[child.place].begun())
+            self._deaths.append(Death(child.worker, child.pid, code, begun))
             self._retry_at = 0.0
-            if not self._forced:
+            if not ours:
                 logger.error("worker process %d died: %s", child.pid, cause(code))
         self._abandoned = self._abandoned or code == EXIT_ABANDONED
         if self._stop_at is not None or (self._options.burst and code == EXIT_OK):
@@ -226,9 +226,8 @@ class Supervisor:
     def _bury_one(self, connection: psycopg.Connection[object], death: Death) -> None:
         message = f"worker process {death.pid} died: {cause(death.status)}"
         error = ErrorReport("WorkerLostError", "pgqueue.errors", message)
-        begun = [] if death.ours else death.begun
         statements = self._app.database.statements
-        for job in run(connection, statements.bury(death.worker, error, begun, self._app.settings.max_crashes)):
+        for job in run(connection, statements.bury(death.worker, error, death.begun, self._app.settings.max_crashes)):
             logger.info("%s[%s] of worker process %d is %s again", job.task, job.id[-12:], death.pid, job.state)
 
 

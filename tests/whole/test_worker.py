@@ -175,6 +175,43 @@ def test_a_task_that_outlasts_the_grace_period_is_handed_back_and_counts_nothing
     assert conn.execute("select worker, attempt, retries, crashes from pgqueue.job").fetchall() == [(None, 1, 0, 0)]
 
 
+@pytest.mark.parametrize("pool", ["solo", "prefork"])
+def test_an_open_transaction_does_not_keep_a_worker_from_stopping(
+    yard: PgQueue, start: Start, said: Said, conn: Connection, gate: Gate, effects: Callable[[], list[int]], pool: str
+) -> None:
+    result = yard.tasks["yard.pay"].delay(5, gate=1)
+    worker = start("-P", pool, "-c", "1", "--grace", "0.3")
+    said()
+    assert end(worker) == 3, log_of(worker)
+    gate()
+    assert start("-P", "solo").poll() is None
+    assert result.get(timeout=20) == 5
+    assert effects() == [5]
+
+
+def test_a_row_that_somebody_keeps_locked_does_not_stop_the_beats(
+    yard: PgQueue,
+    start: Start,
+    said: Said,
+    gate: Gate,
+    conn: Connection,
+    connect: Callable[..., Connection],
+    until: Until,
+) -> None:
+    result = yard.tasks["yard.held"].delay(1)
+    worker = start("-P", "solo", PGQUEUE_BEAT_INTERVAL="0.5")
+    said()
+    other = connect(autocommit=False)
+    other.execute("select from pgqueue.job for update")
+    gate()
+    before = conn.execute("select beats from pgqueue.worker").fetchone() or (0,)
+    until(f"select beats > {before[0] + 2} from pgqueue.worker")
+    assert result.state is State.STARTED
+    other.rollback()
+    assert result.get(timeout=10) == 1
+    assert end(worker) == 0
+
+
 def test_a_second_signal_ends_at_once_and_hands_the_job_back(
     yard: PgQueue, start: Start, said: Said, gate: Gate, conn: Connection, until: Until
 ) -> None:

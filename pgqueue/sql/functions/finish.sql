@@ -14,8 +14,9 @@ create or replace function pgqueue.finish(p_worker uuid, p_outcomes json)
 returns setof uuid
 language plpgsql volatile
 -- As in claim: no plan may depend on the statistics of job, so job is reached by `= any(array(..))` alone, and
--- `is true` keeps the fence from being planned as a join.
-set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off
+-- `is true` keeps the fence from being planned as a join. The worker's thread that acknowledges also beats: a row
+-- that somebody keeps locked must not hold it up for long.
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set lock_timeout = '2s'
 as $$
 declare
     v_now timestamptz := pgqueue.clock();

@@ -52,8 +52,9 @@ def call(
     if not result.created:
         context.say("There was such a job already; this is its id.")
     click.echo(result.id)
-    if wait is not None:
-        click.echo(_shown(result.get(timeout=wait)))
+    value = None if wait is None else result.get(timeout=wait)
+    if value is not None:
+        click.echo(_shown(value))
     app.close()
     return 0
 

@@ -67,12 +67,12 @@ def worker(
     _check_schema(context, app)
     _log_to_stderr(loglevel)
     context.say(_greeting(context, app, options))
-    if options.pool == "prefork":
-        code = Supervisor(app, options).run()
-    else:
+    if options.pool == "solo":
         process = WorkerProcess(app, options)
         process.stop_on(signal.SIGTERM, signal.SIGINT)
         code = process.run()
+    else:
+        code = Supervisor(app, options).run()
     app.close()
     return code
 

@@ -17,7 +17,8 @@ class WorkerOptions:
     """What `pgqueue worker` may be told.
 
     - `queues`: served in this order, a later one only when those before it are empty.
-    - `pool` and `concurrency`: `prefork` has that many processes, `threads` and `asyncio` that many slots.
+    - `pool` and `concurrency`: `prefork` has that many processes of one slot, `threads` and `asyncio` one process of
+      that many slots, `solo` one slot in the process that was started.
     - `name`: shown as name@host; default "pgqueue".
     - `burst`: end when there is nothing left to do.
     - `grace`: seconds that running tasks have to end when the worker stops.

@@ -48,7 +48,7 @@ begin
                  from pgqueue.job j
                 where j.queue = probe.name and j.priority = probe.level and j.eta <= v_now
                   and j.worker is null and j.task <> all(p_exclude)
-                order by j.eta, j.id
+                order by j.eta
                 limit p_limit
                   for update skip locked
                ) waiting

@@ -1,0 +1,375 @@
+"""Enqueueing: one transaction with its caller, once per key, once per success."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from .helpers import NOON, OpenQueue, Queue, new_id, wait_until_blocked
+
+ERROR = {"type": "ValueError", "message": "bad"}
+
+
+def test_a_job_without_options_waits_in_the_default_queue(queue: Queue) -> None:
+    queue.set_clock(NOON)
+    job = queue.job(queue.add("shop.add"))
+    assert job is not None
+    assert {name: value for name, value in job.items() if value is not None and name != "id"} == {
+        "eta": NOON,
+        "enqueued_at": NOON,
+        "attempt": 0,
+        "retries": 0,
+        "crashes": 0,
+        "priority": 5,
+        "revoked": False,
+        "task": "shop.add",
+        "queue": "default",
+        "args": [],
+        "kwargs": {},
+    }
+
+
+def test_every_key_of_an_element_is_stored(queue: Queue) -> None:
+    given: dict[str, Any] = {
+        "id": new_id(),
+        "task": "shop.add",
+        "args": [1, {"a": None}],
+        "kwargs": {"b": 2},
+        "queue": "mail",
+        "priority": 9,
+        "unique_key": "k",
+        "headers": {"trace": "x"},
+        "root_id": new_id(),
+        "parent_id": new_id(),
+        "ignore_result": True,
+    }
+    later = {"eta": NOON + timedelta(hours=1), "expires": NOON + timedelta(hours=2)}
+    queue.set_clock(NOON)
+    assert queue.enqueue({**given, **later}) == [(given["id"], True)]
+    job = queue.job(given["id"])
+    assert job is not None
+    stored = {name: str(value) if name.endswith("id") else value for name, value in job.items()}
+    assert stored == stored | given | later
+
+
+def test_countdown_and_expires_in_count_from_the_clock_of_the_database(queue: Queue) -> None:
+    queue.set_clock(NOON)
+    job = queue.job(queue.add(countdown=90, expires_in=0.5))
+    assert job is not None
+    assert (job["eta"], job["expires"]) == (NOON + timedelta(seconds=90), NOON + timedelta(seconds=0.5))
+
+
+@pytest.mark.parametrize("past", [{"eta": NOON - timedelta(days=1)}, {"countdown": -60}], ids=["eta", "countdown"])
+def test_an_eta_in_the_past_is_stored_as_now(queue: Queue, past: dict[str, Any]) -> None:
+    queue.set_clock(NOON)
+    job = queue.job(queue.add(**past))
+    assert job is not None
+    assert job["eta"] == NOON
+
+
+def test_eta_wins_over_countdown(queue: Queue) -> None:
+    queue.set_clock(NOON)
+    job = queue.job(queue.add(eta=NOON + timedelta(hours=1), countdown=1))
+    assert job is not None
+    assert job["eta"] == NOON + timedelta(hours=1)
+
+
+def test_plain_sql_enqueues_with_jsonb_and_an_interval(queue: Queue) -> None:
+    queue.set_clock(NOON)
+    found = queue.one(
+        "select pgqueue.enqueue('shop.mail', '[2]', p_kwargs => '{\"to\": \"ada\"}', p_queue => 'mail',"
+        " p_priority => 7, p_countdown => '10 minutes', p_unique_key => 'k', p_headers => '{\"h\": 1}')"
+    )
+    job = queue.job(found)
+    assert job is not None
+    assert (job["task"], job["args"], job["kwargs"], job["queue"]) == ("shop.mail", [2], {"to": "ada"}, "mail")
+    assert (job["priority"], job["eta"], job["unique_key"]) == (7, NOON + timedelta(minutes=10), "k")
+    assert job["headers"] == {"h": 1}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "''",
+        "null",
+        "'t', '{}'",
+        "'t', null",
+        "'t', p_kwargs => '[]'",
+        "'t', p_kwargs => null",
+        "'t', p_priority => 10",
+        "'t', p_priority => -1",
+        "'t', p_priority => null",
+    ],
+)
+def test_plain_sql_is_told_what_is_wrong_with_an_argument(queue: Queue, arguments: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        queue.rows(f"select pgqueue.enqueue({arguments})")
+    assert caught.value.sqlstate == "PQ002"
+    assert caught.value.diag.message_hint
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"task": None},
+        {"task": ""},
+        {"priority": 10},
+        {"args": {}},
+        {"kwargs": []},
+        {"queue": ""},
+        {"unique_key": ""},
+    ],
+    ids=str,
+)
+def test_a_wrong_element_refuses_the_whole_batch(queue: Queue, wrong: dict[str, object]) -> None:
+    with pytest.raises(psycopg.IntegrityError):
+        queue.enqueue({"task": "good"}, {"task": "t", **wrong})
+    assert queue.everything() == []
+
+
+def test_ids_that_the_database_makes_are_version_7_and_in_the_order_of_time(queue: Queue) -> None:
+    first, second = queue.add(), queue.add()
+    assert first[14] == second[14] == "7"
+    assert first[19] in "89ab"
+    assert first[:13] <= second[:13]
+    age = queue.one(
+        "select abs(extract(epoch from clock_timestamp()) * 1000 - ('x' || %s)::bit(48)::bigint)::float8",
+        second.replace("-", "")[:12],
+    )
+    assert age < 60_000
+
+
+def test_a_rolled_back_transaction_leaves_nothing(queue: Queue, other: Queue) -> None:
+    with pytest.raises(ZeroDivisionError), queue.connection.transaction():
+        queue.add(unique_key="k")
+        queue.enqueue({"task": "t"}, {"task": "t"})
+        assert other.claim() == []
+        raise ZeroDivisionError
+    assert queue.everything() == []
+    assert other.claim() == []
+    assert other.enqueue({"task": "t", "unique_key": "k"})[0][1]
+
+
+def test_what_the_caller_wrote_and_the_job_commit_together(queue: Queue, other: Queue) -> None:
+    queue.rows("create temp table written (x integer)")
+    with queue.connection.transaction():
+        queue.rows("insert into written values (1)")
+        job = queue.add()
+        assert other.state(job) == "UNKNOWN"
+    assert other.state(job) == "PENDING"
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_it_works_at_every_isolation_level(queue: Queue, isolation: str) -> None:
+    first = queue.add(unique_key="k")
+    queue.rows(f"set default_transaction_isolation to '{isolation}'")
+    assert queue.enqueue({"task": "t", "unique_key": "k"}, {"task": "t"})[0] == (first, False)
+
+
+def test_a_durable_enqueue_commits_synchronously_whatever_the_session_says(queue: Queue) -> None:
+    queue.rows("set synchronous_commit to off")
+    with queue.connection.transaction():
+        queue.rows('select * from pgqueue.enqueue_many(\'[{"task": "t"}]\')')
+        assert queue.one("show synchronous_commit") == "off"
+        queue.rows('select * from pgqueue.enqueue_many(\'[{"task": "t"}]\', true)')
+        assert queue.one("show synchronous_commit") == "on"
+
+
+# -- unique keys
+
+
+def test_a_unique_key_returns_the_unfinished_job_that_has_it(queue: Queue) -> None:
+    first = queue.add(unique_key="k")
+    assert queue.enqueue({"task": "t", "unique_key": "k"}) == [(first, False)]
+    (claim,) = queue.claim()
+    assert queue.enqueue({"task": "t", "unique_key": "k"}) == [(first, False)]
+    assert queue.end(claim, "RETRY", countdown=60)
+    assert queue.enqueue({"task": "t", "unique_key": "k"}) == [(first, False)]
+    assert queue.one("select count(*) from pgqueue.job") == 1
+
+
+@pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REJECTED", "IGNORED"])
+def test_a_unique_key_is_free_again_when_its_job_has_finished(queue: Queue, state: str) -> None:
+    first = queue.add(unique_key="k")
+    queue.run(state)
+    ((second, created),) = queue.enqueue({"task": "t", "unique_key": "k"})
+    assert created
+    assert second != first
+
+
+def test_a_unique_key_given_twice_in_one_batch_makes_one_job(queue: Queue) -> None:
+    (first, created), again = queue.enqueue({"task": "t", "unique_key": "k"}, {"task": "t", "unique_key": "k"})
+    assert created
+    assert again == (first, False)
+    assert queue.one("select count(*) from pgqueue.job") == 1
+
+
+def test_a_unique_key_waits_for_the_transaction_that_has_it_and_joins_its_job(
+    queue: Queue, other: Queue, watcher: Queue, aside: ThreadPoolExecutor
+) -> None:
+    with queue.connection.transaction():
+        first = queue.add(unique_key="k")
+        answer = aside.submit(other.enqueue, {"task": "t", "unique_key": "k"})
+        wait_until_blocked(watcher, other)
+    assert answer.result() == [(first, False)]
+
+
+def test_a_unique_key_whose_job_is_just_ending_makes_a_new_one(
+    queue: Queue, other: Queue, watcher: Queue, aside: ThreadPoolExecutor
+) -> None:
+    first = queue.add(unique_key="k")
+    (claim,) = queue.claim()
+    with queue.connection.transaction():
+        assert queue.end(claim)
+        answer = aside.submit(other.enqueue, {"task": "t", "unique_key": "k"})
+        wait_until_blocked(watcher, other)
+    ((second, created),) = answer.result()
+    assert created
+    assert second != first
+    assert queue.state(second) == "PENDING"
+
+
+@pytest.mark.parametrize("field", ["unique_key", "id"])
+def test_batches_with_the_same_keys_in_any_order_never_deadlock(open_queue: OpenQueue, field: str) -> None:
+    keys = [new_id() for _ in range(1500)]
+    queues = [open_queue() for _ in range(4)]
+
+    def enqueue(number: int) -> list[tuple[str, bool]]:
+        mine = [{"task": "t", field: key, "known": field == "id"} for key in keys]
+        random.Random(number).shuffle(mine)
+        return queues[number].enqueue(*mine)
+
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(enqueue, range(4)))
+    assert sum(created for answer in answers for _, created in answer) == len(keys)
+    assert len({frozenset(job for job, _ in answer) for answer in answers}) == 1
+    assert queues[0].one("select count(*) from pgqueue.job") == len(keys)
+
+
+# -- known ids
+
+
+def test_a_known_id_that_is_unfinished_is_not_enqueued_again(queue: Queue) -> None:
+    job = queue.add("first", id=new_id())
+    assert queue.enqueue({"task": "second", "id": job, "known": True}) == [(job, False)]
+    (claim,) = queue.claim()
+    assert claim["task"] == "first"
+    assert queue.enqueue({"task": "second", "id": job, "known": True}) == [(job, False)]
+
+
+def test_a_known_id_that_has_succeeded_is_not_run_again(queue: Queue) -> None:
+    job = queue.add()
+    queue.run("SUCCESS", value=5)
+    before = queue.everything()
+    assert queue.enqueue({"task": "t", "id": job, "known": True}) == [(job, False)]
+    assert queue.one("select pgqueue.enqueue('t', p_id => %s)::text", job) == job
+    assert queue.claim() == []
+    assert queue.everything() == before
+
+
+@pytest.mark.parametrize("state", ["FAILURE", "REVOKED", "REJECTED", "IGNORED"])
+def test_a_known_id_that_ended_otherwise_runs_again_and_goes_on_counting_attempts(queue: Queue, state: str) -> None:
+    job = queue.add()
+    (claim,) = queue.claim()
+    assert queue.end(claim, "RETRY")
+    queue.run(state, error=ERROR)
+    assert queue.enqueue({"task": "t", "id": job, "known": True}) == [(job, True)]
+    assert queue.state(job) == "PENDING"
+    (again,) = queue.claim()
+    assert (again["id"], again["attempt"], again["retries"]) == (job, 3, 0)
+    assert not queue.end(claim)
+    assert queue.end(again, "SUCCESS", value=1)
+    assert queue.status(job) | {"state": "SUCCESS", "value": 1, "error": None} == queue.status(job)
+
+
+def test_the_same_id_twice_in_one_batch_makes_one_job(queue: Queue) -> None:
+    job = new_id()
+    given = {"task": "t", "id": job, "known": True}
+    assert queue.enqueue(given, given) == [(job, True), (job, False)]
+
+
+def test_a_mixed_batch_is_answered_in_the_order_given(queue: Queue) -> None:
+    done = queue.add()
+    queue.run()
+    failed = queue.add()
+    queue.run("FAILURE", error=ERROR)
+    waiting, keyed = queue.add(), queue.add(unique_key="k")
+    fresh, twice = new_id(), new_id()
+    known: dict[str, object] = {"task": "t", "known": True}
+    answers = queue.enqueue(
+        {"task": "t", "unique_key": "z"},
+        {**known, "id": done},
+        {"task": "t", "unique_key": "k"},
+        {**known, "id": fresh},
+        {**known, "id": waiting},
+        {"task": "t", "unique_key": "a"},
+        {**known, "id": twice},
+        {**known, "id": failed},
+        {"task": "t", "unique_key": "z"},
+        {**known, "id": twice},
+        {"task": "t"},
+    )
+    last, first = answers[8][0], answers[0][0]
+    assert [created for _, created in answers] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+        True,
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert last == first
+    assert [answers[at][0] for at in (1, 2, 3, 4, 6, 7, 9)] == [done, keyed, fresh, waiting, twice, failed, twice]
+    named = {row["id"]: row["unique_key"] for row in queue.rows("select id::text, unique_key from pgqueue.job")}
+    assert (named[first], named[answers[5][0]], named[answers[10][0]]) == ("z", "a", None)
+
+
+def test_an_empty_batch_is_answered_with_nothing(queue: Queue) -> None:
+    assert queue.enqueue() == []
+
+
+@pytest.mark.parametrize(
+    ("state", "created", "attempt"), [("SUCCESS", False, None), ("FAILURE", True, 1)], ids=["success", "failure"]
+)
+def test_an_id_that_is_just_ending_is_judged_by_how_it_ended(
+    queue: Queue,
+    other: Queue,
+    watcher: Queue,
+    aside: ThreadPoolExecutor,
+    state: str,
+    created: bool,
+    attempt: int | None,
+) -> None:
+    """Asked "is there a SUCCESS?" before the insert, the database says no, and the job runs twice."""
+    job = queue.add()
+    (claim,) = queue.claim()
+    with queue.connection.transaction():
+        assert queue.end(claim, state)
+        answer = aside.submit(other.enqueue, {"task": "t", "id": job, "known": True})
+        wait_until_blocked(watcher, other)
+    assert answer.result() == [(job, created)]
+    row = queue.job(job)
+    assert (row and row["attempt"]) == attempt
+
+
+def test_an_id_whose_ending_is_rolled_back_is_still_the_same_job(
+    queue: Queue, other: Queue, watcher: Queue, aside: ThreadPoolExecutor
+) -> None:
+    job = queue.add()
+    (claim,) = queue.claim()
+    with queue.connection.transaction(force_rollback=True):
+        assert queue.end(claim)
+        answer = aside.submit(other.enqueue, {"task": "t", "id": job, "known": True})
+        wait_until_blocked(watcher, other)
+    assert answer.result() == [(job, False)]
+    assert queue.state(job) == "STARTED"

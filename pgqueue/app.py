@@ -118,7 +118,7 @@ class PgQueue:
         """Make a task of a function or coroutine function; with or without options.
 
         Options: see `TaskOptions`. Raises InvalidOption for an unknown one (naming what was probably meant), or
-        for a name that another function has.
+        for a name that another function has (the same function may be declared again, as notebooks do).
 
             @app.task(bind=True, autoretry_for=(OSError,), retry_backoff=2)
             def fetch(self, url: str) -> str: ...
@@ -127,10 +127,12 @@ class PgQueue:
         checked = TaskOptions(**options)
 
         def decorate(function: Callable[..., Any]) -> Task[..., Any, Any]:
-            name = check_text("name", checked.name or self._name_of(function), 255)
+            if not callable(function):
+                raise InvalidOption(f"app.task makes a task of a function, not of {function!r:.80}; its name is name=")
+            name = check_text("name", self._name_of(function) if checked.name is None else checked.name, 255)
             known = self.tasks.get(name)
-            if known is not None and known.__module__ != function.__module__:
-                raise InvalidOption(f"task {name!r} is declared twice, in {known.__module__} and {function.__module__}")
+            if known is not None and _place(known.run) != _place(function):
+                raise InvalidOption(f"task {name!r} is declared twice, by {_place(known.run)} and {_place(function)}")
             self.tasks[name] = Task(self, function, name, checked)
             return self.tasks[name]
 
@@ -154,6 +156,8 @@ class PgQueue:
         name: str,
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
+        *,
+        connection: object = None,
         **options: Any,
     ) -> Handle[Any]:
         """Enqueue a call by name, without the code of the task; options as for `Task.apply_async`.
@@ -161,20 +165,22 @@ class PgQueue:
         A registered name is checked like any other call. Raises what `Task.apply_async` raises.
         """
         if name in self.tasks:
-            return self.tasks[name].apply_async(args, kwargs, **options)
-        return self.enqueue(self._named_job(name, args, kwargs, options), options.get("connection"))
+            return self.tasks[name].apply_async(args, kwargs, connection=connection, **options)
+        return self.enqueue(self._named_job(name, args, kwargs, options), connection)
 
     async def asend_task(
         self,
         name: str,
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
+        *,
+        connection: object = None,
         **options: Any,
     ) -> Handle[Any]:
         """Enqueue a call by name as `send_task` does, without blocking the event loop."""
         if name in self.tasks:
-            return await self.tasks[name].aapply_async(args, kwargs, **options)
-        return await self.aenqueue(self._named_job(name, args, kwargs, options), options.get("connection"))
+            return await self.tasks[name].aapply_async(args, kwargs, connection=connection, **options)
+        return await self.aenqueue(self._named_job(name, args, kwargs, options), connection)
 
     def enqueue_many(self, calls: Iterable[Signature[R]], *, connection: object = None) -> list[Handle[R]]:
         """Enqueue any number of calls in one statement: all of them or none.
@@ -288,6 +294,8 @@ class PgQueue:
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _name_of(self, function: Callable[..., Any]) -> str:
+        if not hasattr(function, "__qualname__"):  # functools.partial, an object with __call__
+            raise InvalidOption(f"{function!r:.80} has no name of its own; say name=")
         module = self.name if function.__module__ == "__main__" else function.__module__
         return f"{module}.{function.__qualname__.replace('<locals>.', '')}"
 
@@ -327,9 +335,13 @@ class PgQueue:
 
     def _handles(self, signatures: Sequence[Signature[R]], rows: Sequence[tuple[str, bool]]) -> list[Handle[R]]:
         return [
-            Handle(id_, self, created=created, convert=signature.task.arguments.load_result)
+            Handle(id_, self, created=created, **signature.task.handle(signature.options))
             for signature, (id_, created) in zip(signatures, rows, strict=True)
         ]
+
+
+def _place(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
 
 
 def _once_more(statements: Statements, jobs: Sequence[NewJob]) -> Statement[Enqueued]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from pgqueue.errors import InvalidOption
 from pgqueue.ids import check_id
@@ -57,11 +57,14 @@ class CallOptions:
         if self.unique_key is not None:
             check_text("unique_key", self.unique_key, 500)
         if self.task_id is not None:
+            given: object = self.task_id
+            if not isinstance(given, str | UUID):
+                raise InvalidOption(f"task_id={shown(given)} is not a UUID; leave it out to have one made")
             object.__setattr__(self, "task_id", check_id(self.task_id))
         if self.headers is not None and not isinstance(self.headers, Mapping):
             raise InvalidOption(f"headers must be a mapping, not {type(self.headers).__name__}")
         if self.ignore_result is not None and not isinstance(self.ignore_result, bool):
-            raise InvalidOption(f"ignore_result must be True or False, not {self.ignore_result!r}")
+            raise InvalidOption(f"ignore_result must be True or False, not {shown(self.ignore_result)}")
 
 
 CALL_OPTIONS = tuple(CallOptions.__slots__)
@@ -85,28 +88,42 @@ def check_names(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
             )
 
 
+def shown(value: object) -> str:
+    """Return a value as an error message shows it; never raises (the repr of a huge integer does)."""
+    try:
+        return f"{value!r:.80}"
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
 def check_text(option: str, value: object, longest: int) -> str:
     """Return a name that PostgreSQL can store: a text of 1 to `longest` characters without NUL."""
     if not isinstance(value, str) or not 1 <= len(value) <= longest:
-        raise InvalidOption(f"{option} must be a text of 1 to {longest} characters, not {value!r:.80}")
+        raise InvalidOption(f"{option} must be a text of 1 to {longest} characters, not {shown(value)}")
     if "\0" in value or (not value.isascii() and value.encode("utf-8", "replace").decode() != value):
-        raise InvalidOption(f"{option}={value!r:.80} has a character that PostgreSQL cannot store")
+        raise InvalidOption(f"{option}={shown(value)} has a character that PostgreSQL cannot store")
     return value
 
 
 def check_priority(value: object) -> int:
     """Return a priority; raises InvalidOption unless it is an integer from 0 to 9."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 9:
-        raise InvalidOption(f"priority must be an integer from 0 to 9 (9 runs first), not {value!r:.80}")
+        raise InvalidOption(f"priority must be an integer from 0 to 9 (9 runs first), not {shown(value)}")
     return value
 
 
 def check_time(option: str, value: object) -> datetime:
-    """Return a point in time; raises InvalidOption unless it is an aware datetime."""
+    """Return a point in time; raises InvalidOption unless it is an aware datetime of the next hundred years."""
     if not isinstance(value, datetime):
-        raise InvalidOption(f"{option} must be a datetime, not {value!r:.80}")
+        raise InvalidOption(f"{option} must be a datetime, not {shown(value)}")
     if value.tzinfo is None or value.utcoffset() is None:
         raise InvalidOption(f"{option}={value.isoformat()} has no time zone; add one, such as tzinfo=timezone.utc")
+    try:
+        away = value.astimezone(UTC) - datetime.now(UTC)
+    except OverflowError:
+        away = timedelta.max
+    if away.total_seconds() > LONGEST:
+        raise InvalidOption(f"{option}={value.isoformat()} is more than a hundred years away")
     return value
 
 
@@ -115,10 +132,7 @@ def seconds(option: str, value: object) -> float:
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or not 0 <= value <= LONGEST
+        isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST  # NaN is in no range
     ):
-        raise InvalidOption(f"{option} must be seconds from 0 to a hundred years (or a timedelta), not {value!r:.80}")
+        raise InvalidOption(f"{option} must be seconds from 0 to a hundred years (or a timedelta), not {shown(value)}")
     return float(value)

@@ -270,7 +270,8 @@ class AsyncResult(Generic[R]):
 
     @staticmethod
     def _check_wait(disabled: bool) -> None:
-        if disabled and current_context() is not None:
+        around = current_context()
+        if disabled and around is not None and not around.called_directly:
             raise RuntimeError(
                 "get() inside a task waits with a slot that the awaited job may need; let a continuation take the "
                 "result, or pass disable_sync_subtasks=False"

@@ -10,8 +10,8 @@ from datetime import timedelta
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pgqueue.errors import SettingsError
-from pgqueue.options import check_names
+from pgqueue.errors import InvalidOption, SettingsError
+from pgqueue.options import check_names, check_text
 from pgqueue.sql import DEFAULT_SCHEMA, check_schema_name
 
 #: A libpq variable that says where a server is; any of them is enough to let libpq decide.
@@ -29,7 +29,9 @@ class Settings(BaseSettings):
     schema_name: str = Field(DEFAULT_SCHEMA, alias="PGQUEUE_SCHEMA", description="Schema of the tables and functions.")
     default_queue: str = Field("default", min_length=1, max_length=100, description="Queue of tasks that name none.")
     max_payload_bytes: int = Field(1_048_576, gt=0, description="Largest args, kwargs, headers or result of a job.")
-    result_expires: timedelta = Field(timedelta(days=1), description="How long results are kept; seconds as a number.")
+    result_expires: timedelta = Field(
+        timedelta(days=1), ge=timedelta(0), description="How long results are kept; seconds as a number."
+    )
     pool_size: int = Field(10, gt=0, description="Most connections that enqueueing and waiting hold at once.")
     connect_timeout: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
     poll_interval: float = Field(1.0, ge=0.05, le=5.0, description="Longest time between two looks of an idle worker.")
@@ -43,11 +45,27 @@ class Settings(BaseSettings):
     def _schema_name(cls, value: str) -> str:
         return check_schema_name(value)
 
+    @field_validator("default_queue")
+    @classmethod
+    def _default_queue(cls, value: str) -> str:
+        return check_text("default_queue", value, 100)
+
+    @field_validator("result_expires", mode="before")
+    @classmethod
+    def _result_expires(cls, value: object) -> object:
+        # A variable is always a text, and pydantic reads "3600" as a mistyped duration.
+        try:
+            return float(value) if isinstance(value, str) else value
+        except ValueError:
+            return value
+
 
 def load_settings(given: Mapping[str, object]) -> Settings:
     """Return the settings from arguments and the environment; raises SettingsError naming the one that is wrong."""
-    names = set(Settings.model_fields)
-    check_names("setting", given, names)
+    try:
+        check_names("setting", given, Settings.model_fields)
+    except InvalidOption as error:
+        raise SettingsError(str(error)) from None
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:

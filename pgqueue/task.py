@@ -10,13 +10,13 @@ from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from pgqueue.arguments import Arguments
-from pgqueue.errors import InvalidOption, MaxRetriesExceededError, Retry
+from pgqueue.errors import InvalidArguments, InvalidOption, MaxRetriesExceededError, Retry
 from pgqueue.ids import new_id
-from pgqueue.options import CallOptions, call_options, check_priority, check_text, check_time, seconds
+from pgqueue.options import CallOptions, call_options, check_names, check_priority, check_text, check_time, seconds
 from pgqueue.result import AsyncResult
 from pgqueue.retry import RetryPolicy
 from pgqueue.serialization import encode
-from pgqueue.tracer import Context, TransactionBlock, current_context, no_context
+from pgqueue.tracer import Context, TransactionBlock, current_context, no_context, request_of
 from pgqueue.types import NewJob
 
 P = ParamSpec("P")
@@ -68,15 +68,21 @@ class TaskOptions:
         if self.expires is not None:
             seconds("expires", self.expires)
         check_priority(self.priority)
-        unknown = set(self.retry_kwargs) - {"max_retries", "countdown"}
-        if unknown:
-            raise InvalidOption(f"retry_kwargs takes max_retries and countdown, not {', '.join(sorted(unknown))}")
-        if self.max_retries is not None and (
-            isinstance(self.max_retries, bool) or not isinstance(self.max_retries, int)
-        ):
-            raise InvalidOption(f"max_retries must be an integer or None, not {self.max_retries!r}")
         for option in ("default_retry_delay", "retry_backoff_max"):
             seconds(option, getattr(self, option))
+        if not isinstance(self.retry_backoff, bool):
+            seconds("retry_backoff", self.retry_backoff)
+        for option in ("bind", "transactional", "ignore_result", "acks_late", "retry_jitter", "typing"):
+            if not isinstance(getattr(self, option), bool):
+                raise InvalidOption(f"{option} must be True or False, not {getattr(self, option)!r:.80}")
+        for option in ("autoretry_for", "dont_autoretry_for"):
+            _check_exceptions(option, getattr(self, option))
+        _check_limit("max_retries", self.max_retries)
+        if not isinstance(self.retry_kwargs, Mapping):
+            raise InvalidOption(f"retry_kwargs must be a mapping, not {self.retry_kwargs!r:.80}")
+        check_names("key of retry_kwargs", self.retry_kwargs, ("max_retries", "countdown"))
+        _check_limit("max_retries of retry_kwargs", self.retry_kwargs.get("max_retries"))
+        seconds("countdown of retry_kwargs", self.retry_kwargs.get("countdown", 0))
 
     def policy(self) -> RetryPolicy:
         """Return the retry policy that these options describe."""
@@ -92,6 +98,18 @@ class TaskOptions:
 
 
 TASK_OPTIONS = tuple(TaskOptions.__slots__)
+
+
+def _check_limit(option: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise InvalidOption(f"{option} must be an integer from 0 or None for no limit, not {value!r:.80}")
+
+
+def _check_exceptions(option: str, value: object) -> None:
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(kind, type) and issubclass(kind, BaseException) for kind in value
+    ):
+        raise InvalidOption(f"{option} must be a tuple of exception classes, such as (OSError,), not {value!r:.80}")
 
 
 class TaskApp(Protocol):
@@ -121,6 +139,7 @@ class Task(Generic[P, R, C]):
     """
 
     def __init__(self, app: TaskApp, function: Callable[..., C], name: str, options: TaskOptions) -> None:
+        update_wrapper(self, function)  # first: an attribute of the function must not hide one of the task
         self.app = app
         self.name = name
         self.options = options
@@ -131,14 +150,15 @@ class Task(Generic[P, R, C]):
         self.arguments = Arguments(function, skip=int(options.bind) + int(options.transactional), validate=True)
         self.retry_policy = options.policy()
         self.max_payload_bytes = app.max_payload_bytes
-        update_wrapper(self, function)
 
     # -- calling ---------------------------------------------------------------------------------------------
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
         """Call the function here and now; whatever it asks of `self.request`, it is not a job."""
         if self.transactional:
-            raise TypeError(f"{self.name} needs a connection: call {self.name.rpartition('.')[2]}.run(connection, ...)")
+            short = self.name.rpartition(".")[2]
+            first = f"{short}, connection" if self.bind else "connection"
+            raise TypeError(f"{self.name} needs a connection: call {short}.run({first}, ...)")
         if self.is_coroutine:
             return cast(C, self._call_coroutine(args, kwargs))
         with no_context(self.name):
@@ -149,14 +169,19 @@ class Task(Generic[P, R, C]):
 
         Raises InvalidArguments, NotSerializable or PayloadTooLarge before anything is sent.
         """
-        return self._enqueue(args, kwargs, {})
+        return self._enqueue(args, kwargs, {}, None)
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Enqueue a call as `delay` does, without blocking the event loop."""
-        return await self._aenqueue(args, kwargs, {})
+        return await self._aenqueue(args, kwargs, {}, None)
 
     def apply_async(
-        self, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None, **options: Any
+        self,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+        *,
+        connection: object = None,
+        **options: Any,
     ) -> AsyncResult[R]:
         """Enqueue a call with options of its own; return its handle at once.
 
@@ -169,13 +194,18 @@ class Task(Generic[P, R, C]):
 
             settle.apply_async((order.id,), countdown=60, connection=session)
         """
-        return self._enqueue(args, kwargs or {}, options)
+        return self._enqueue(args, kwargs or {}, options, connection)
 
     async def aapply_async(
-        self, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None, **options: Any
+        self,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+        *,
+        connection: object = None,
+        **options: Any,
     ) -> AsyncResult[R]:
         """Enqueue a call as `apply_async` does; `connection` may be asynchronous (asyncpg as well)."""
-        return await self._aenqueue(args, kwargs or {}, options)
+        return await self._aenqueue(args, kwargs or {}, options, connection)
 
     def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
         """Return the call as a value, to be enqueued later or with others (`app.enqueue_many`)."""
@@ -186,8 +216,7 @@ class Task(Generic[P, R, C]):
     @property
     def request(self) -> Context:
         """The context of the job that runs now; where none does, one with `called_directly` True."""
-        context = current_context()
-        return context if context is not None and context.task == self.name else Context(self.name)
+        return request_of(self.name)
 
     def retry(
         self,
@@ -209,7 +238,7 @@ class Task(Generic[P, R, C]):
         - `exc`: why; kept with the job, and raised itself when no retry is left.
         - `throw`: raise (default), or return the Retry for the task to raise.
         - `eta` or `countdown` (seconds): when; default `default_retry_delay`.
-        - `max_retries`: for this decision, instead of the task's.
+        - `max_retries`: the limit for the rest of this attempt, instead of the task's.
 
         Raises `exc` or MaxRetriesExceededError when no retry is left, and `exc` when called outside a worker.
 
@@ -217,10 +246,17 @@ class Task(Generic[P, R, C]):
         """
         request = self.request
         if request.called_directly:
-            raise exc or Retry("the task can be retried, but it was called directly")
-        limit = self.options.max_retries if max_retries is None else max_retries
+            raise Retry("the task can be retried, but it was called directly") if exc is None else exc
+        if args is not None and not isinstance(args, list | tuple):
+            raise InvalidArguments(f"args of a retry must be a list or tuple, not {args!r:.80}")
+        if max_retries is not None:
+            _check_limit("max_retries", max_retries)
+            request.max_retries = max_retries  # automatic retries of this attempt keep to it
+        limit = self.options.max_retries if request.max_retries is None else request.max_retries
         if limit is not None and request.retries >= limit:
-            raise exc or MaxRetriesExceededError(f"{self.name}[{request.id}] has been retried {limit} times, its limit")
+            if exc is not None:
+                raise exc
+            raise MaxRetriesExceededError(f"{self.name}[{request.id}] has been retried {limit} times, its limit")
         if eta is not None:
             check_time("eta", eta)
         wait = self.options.default_retry_delay if countdown is None else seconds("countdown", countdown)
@@ -264,17 +300,17 @@ class Task(Generic[P, R, C]):
             return await self.run(*self._first(), *args, **kwargs)
 
     def _enqueue(
-        self, args: Sequence[object], kwargs: Mapping[str, object], options: Mapping[str, Any]
+        self, args: Sequence[object], kwargs: Mapping[str, object], options: Mapping[str, Any], connection: object
     ) -> AsyncResult[R]:
-        return self.app.enqueue(self.job(args, kwargs, options), options.get("connection"), **self._handle(options))
+        return self.app.enqueue(self.job(args, kwargs, options), connection, **self.handle(options))
 
     async def _aenqueue(
-        self, args: Sequence[object], kwargs: Mapping[str, object], options: Mapping[str, Any]
+        self, args: Sequence[object], kwargs: Mapping[str, object], options: Mapping[str, Any], connection: object
     ) -> AsyncResult[R]:
-        job = self.job(args, kwargs, options)
-        return await self.app.aenqueue(job, options.get("connection"), **self._handle(options))
+        return await self.app.aenqueue(self.job(args, kwargs, options), connection, **self.handle(options))
 
-    def _handle(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def handle(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the handle of a call with these options needs to know."""
         ignored = options.get("ignore_result")
         return {
             "convert": self.arguments.load_result,
@@ -343,6 +379,8 @@ class Signature(Generic[R]):
 
     def set(self, **options: Any) -> Signature[R]:
         """Return the same call with these options in addition; they are checked now."""
+        if "connection" in options:
+            raise InvalidOption("a signature keeps no connection; give it where the call is made")
         merged = {**self.options, **options}
         call_options(merged)
         return replace(self, options=merged)

@@ -7,19 +7,33 @@ imported that the caller does not use.
 from __future__ import annotations
 
 import importlib
-import inspect
 import re
 from typing import Any, TypeVar, cast
 
-import psycopg
-
-from pgqueue.database.running import arun, run
+from pgqueue.database.running import arun, guarded, run
 from pgqueue.errors import InvalidOption
 from pgqueue.statements import Statement
 
 T = TypeVar("T")
 
 _PLACE = re.compile(r"\$(\d+)")
+
+#: Package and name of a class, its own or inherited, to the kind of connection. By name: nothing is imported, and
+#: an object of the same library that is no connection (a pool, an engine) is not mistaken for one.
+_CLASSES = {
+    ("psycopg", "Connection"): "psycopg",
+    ("psycopg", "Cursor"): "psycopg cursor",
+    ("psycopg", "AsyncConnection"): "async psycopg",
+    ("psycopg", "AsyncCursor"): "async psycopg cursor",
+    ("asyncpg", "Connection"): "async asyncpg",
+    ("asyncpg", "PoolConnectionProxy"): "async asyncpg",
+    ("sqlalchemy", "Connection"): "sqlalchemy",
+    ("sqlalchemy", "Session"): "sqlalchemy",
+    ("sqlalchemy", "scoped_session"): "sqlalchemy",
+    ("sqlalchemy", "AsyncConnection"): "async sqlalchemy",
+    ("sqlalchemy", "AsyncSession"): "async sqlalchemy",
+    ("sqlalchemy", "async_scoped_session"): "async sqlalchemy",
+}
 
 _KINDS = (
     "a psycopg connection or cursor, an asyncpg connection, a SQLAlchemy Connection, Session, AsyncConnection or "
@@ -30,76 +44,96 @@ _KINDS = (
 def enqueue_on(connection: object, statement: Statement[T]) -> list[T]:
     """Run a statement on a caller's connection, in his transaction; he commits.
 
-    Raises InvalidOption for an object of another kind, and for an async one: that wants `aapply_async`.
+    Raises InvalidOption, before anything is sent, for an object of another kind, for a database that is not
+    PostgreSQL, and for an async connection: that wants `aapply_async`.
     """
-    kind = _kind(connection)
-    if isinstance(connection, psycopg.Cursor):
-        return run(connection.connection, statement)
-    if isinstance(connection, psycopg.Connection):
-        return run(connection, statement)
-    if kind == "sqlalchemy":
-        if _is_async(connection):
-            raise _wants_async(connection)
-        result = cast(Any, connection).execute(*_for_sqlalchemy(statement))
-        return [statement.row(tuple(row)) for row in result.all()]
-    if kind == "django":
-        return _run_django(cast(str, connection), statement)
-    raise _wants_async(connection)
+    given = cast(Any, connection)
+    match _kind(connection):
+        case "psycopg":
+            return run(given, statement)
+        case "psycopg cursor":
+            return run(given.connection, statement)
+        case "sqlalchemy":
+            call = _for_sqlalchemy(given, statement)
+            with guarded():
+                return [statement.row(tuple(row)) for row in given.execute(*call).all()]
+        case "django":
+            return _run_django(given, statement)
+    name = type(connection).__qualname__
+    raise InvalidOption(f"connection= is a {name}, which is asynchronous: await aapply_async() or aenqueue_many()")
 
 
 async def aenqueue_on(connection: object, statement: Statement[T]) -> list[T]:
     """Run a statement on a caller's connection, in his transaction; he commits. Takes async and sync kinds."""
-    kind = _kind(connection)
-    if isinstance(connection, psycopg.AsyncCursor):
-        return await arun(connection.connection, statement)
-    if isinstance(connection, psycopg.AsyncConnection):
-        return await arun(connection, statement)
-    if kind == "asyncpg":
-        rows = await cast(Any, connection).fetch(statement.sql, *statement.params)
-        return [statement.row(tuple(row)) for row in rows]
-    if kind == "sqlalchemy" and _is_async(connection):
-        # Through SQLAlchemy's own execute: its dialect for asyncpg opens the transaction with the first statement
-        # that it sees, so a statement on the raw connection before that would commit by itself.
-        result = await cast(Any, connection).execute(*_for_sqlalchemy(statement))
-        return [statement.row(tuple(row)) for row in result.all()]
+    given = cast(Any, connection)
+    match _kind(connection):
+        case "async psycopg":
+            return await arun(given, statement)
+        case "async psycopg cursor":
+            return await arun(given.connection, statement)
+        case "async asyncpg":
+            with guarded():
+                return [statement.row(tuple(row)) for row in await given.fetch(statement.sql, *statement.params)]
+        case "async sqlalchemy":
+            # Through SQLAlchemy's own execute: its dialect for asyncpg opens the transaction with the first
+            # statement that it sees, so a statement on the raw connection before that would commit by itself.
+            call = _for_sqlalchemy(given, statement)
+            with guarded():
+                return [statement.row(tuple(row)) for row in (await given.execute(*call)).all()]
     return enqueue_on(connection, statement)
 
 
 def _kind(connection: object) -> str:
-    """Return which library a connection comes from; raises InvalidOption for none that is known."""
+    """Return which kind of connection this is; raises InvalidOption for none that is known."""
     if isinstance(connection, str):
         return "django"
     for base in type(connection).__mro__:
-        package = base.__module__.partition(".")[0]
-        if package in ("psycopg", "asyncpg", "sqlalchemy"):
-            return package
+        kind = _CLASSES.get((base.__module__.partition(".")[0], base.__qualname__))
+        if kind is not None:
+            return kind
     raise InvalidOption(f"connection={connection!r:.80} cannot be used; give {_KINDS}")
 
 
-def _is_async(connection: object) -> bool:
-    return inspect.iscoroutinefunction(cast(Any, connection).execute)
-
-
-def _wants_async(connection: object) -> InvalidOption:
-    name = type(connection).__qualname__
-    return InvalidOption(f"connection= is a {name}, which is asynchronous: await aapply_async() or aenqueue_many()")
-
-
-def _for_sqlalchemy(statement: Statement[Any]) -> tuple[Any, dict[str, object]]:
-    text = importlib.import_module("sqlalchemy").text
+def _for_sqlalchemy(connection: Any, statement: Statement[Any]) -> tuple[Any, dict[str, object]]:
+    """Return what `execute` takes: the statement as SQLAlchemy's text, and its parameters by name."""
+    sqlalchemy = importlib.import_module("sqlalchemy")
+    try:
+        bind = connection.get_bind() if hasattr(connection, "get_bind") else connection
+    except sqlalchemy.exc.UnboundExecutionError:
+        raise InvalidOption(
+            "connection= is a Session without a database of its own; give session.connection(bind_arguments={...})"
+        ) from None
+    if bind.dialect.name != "postgresql":
+        raise InvalidOption(f"connection= leads to a {bind.dialect.name} database; pgqueue needs PostgreSQL")
+    # In brackets: text() does not see a name that a colon follows, and a cast is written with two.
     names = {f"p{number}": value for number, value in enumerate(statement.params, 1)}
-    return text(_PLACE.sub(r":p\1", statement.sql)), names
+    return sqlalchemy.text(_PLACE.sub(r"(:p\1)", statement.sql)), names
 
 
 def _run_django(alias: str, statement: Statement[T]) -> list[T]:
-    connections = importlib.import_module("django.db").connections
+    if "://" in alias or "=" in alias:  # not shown: it may hold a password
+        raise InvalidOption(f"connection= is a DSN, which has no transaction to join; give {_KINDS}")
+    try:
+        connections = importlib.import_module("django.db").connections
+        exceptions = importlib.import_module("django.core.exceptions")
+    except ModuleNotFoundError:
+        raise InvalidOption(
+            f"connection={alias!r:.80} is read as the alias of a Django database, but Django is not installed; "
+            f"give {_KINDS}"
+        ) from None
     try:
         database = connections[alias]
-    except importlib.import_module("django.utils.connection").ConnectionDoesNotExist:
-        raise InvalidOption(f"connection={alias!r} is not an alias in Django's DATABASES") from None
+    except (exceptions.ImproperlyConfigured, importlib.import_module("django.utils.connection").ConnectionDoesNotExist):
+        raise InvalidOption(f"connection={alias!r:.80} is not an alias in Django's DATABASES") from None
     if database.vendor != "postgresql":
-        raise InvalidOption(f"connection={alias!r} is a {database.vendor} database; pgqueue needs PostgreSQL")
-    # Django's own cursor, so that its lazy connection and its atomic() blocks are in charge.
-    with database.cursor() as cursor:
-        cursor.execute(_PLACE.sub("%s", statement.sql), statement.params)
-        return [statement.row(tuple(row)) for row in cursor.fetchall()]
+        raise InvalidOption(f"connection={alias!r:.80} is a {database.vendor} database; pgqueue needs PostgreSQL")
+    try:
+        # Django's own cursor, so that its lazy connection and its atomic() blocks are in charge.
+        with guarded(), database.cursor() as cursor:
+            cursor.execute(_PLACE.sub("%s", statement.sql), statement.params)
+            return [statement.row(tuple(row)) for row in cursor.fetchall()]
+    except exceptions.SynchronousOnlyOperation:
+        raise InvalidOption(
+            f"connection={alias!r:.80}: Django's connections do not work in a coroutine; "
+            "await sync_to_async(task.apply_async)(...) instead"
+        ) from None

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from pgqueue.database.running import AsyncConnection, Connection, arun, connection_lost, run
-from pgqueue.errors import DatabaseUnavailable
+from pgqueue.database.running import READ_ONLY, AsyncConnection, Connection, arun, connection_lost, run
+from pgqueue.errors import DatabaseUnavailable, SettingsError
 from pgqueue.statements import Statement, Statements
 
 T = TypeVar("T")
@@ -40,6 +41,8 @@ class Database:
 
     Pools open when they are first used, and are made anew in a forked child: a connection is never shared over
     a fork. The async pool belongs to the running event loop; each loop gets its own.
+
+    Raises SettingsError if the DSN cannot be read.
     """
 
     def __init__(
@@ -51,6 +54,13 @@ class Database:
         pool_size: int = 10,
         connect_timeout: float = 10.0,
     ) -> None:
+        try:
+            self._where = psycopg.conninfo.conninfo_to_dict(dsn)
+        except psycopg.ProgrammingError:
+            # Without libpq's own words: they quote the DSN, and it may hold a password.
+            raise SettingsError(
+                "the dsn cannot be read; give a URI such as postgresql://user@host:5432/dbname"
+            ) from None
         self.dsn = dsn
         self.statements = statements
         self._name = name
@@ -75,20 +85,34 @@ class Database:
     @contextmanager
     def connection(self) -> Iterator[Connection]:
         """Lend a pooled connection in autocommit mode."""
-        try:
-            with self._sync_pool().connection() as connection:
-                yield connection
-        except PoolTimeout as error:
-            raise self._unavailable(error) from error
+        with ExitStack() as lent:
+            try:
+                pool = self._sync_pool()
+                connection = lent.enter_context(pool.connection())
+                if _told(connection):
+                    lent.close()
+                    pool.check()  # its own check= waits a second, then two, four ... between dead connections
+                    connection = lent.enter_context(pool.connection())
+            except PoolTimeout as error:
+                self.connect("enqueue").close()  # says why, if the server is the reason
+                raise self._exhausted() from error
+            yield connection
 
     @asynccontextmanager
     async def aconnection(self) -> AsyncIterator[AsyncConnection]:
         """Lend a pooled async connection in autocommit mode."""
-        try:
-            async with (await self._async_pool()).connection() as connection:
-                yield connection
-        except PoolTimeout as error:
-            raise self._unavailable(error) from error
+        async with AsyncExitStack() as lent:
+            try:
+                pool = await self._async_pool()
+                connection = await lent.enter_async_context(pool.connection())
+                if _told(connection):
+                    await lent.aclose()
+                    await pool.check()
+                    connection = await lent.enter_async_context(pool.connection())
+            except PoolTimeout as error:
+                await asyncio.to_thread(lambda: self.connect("enqueue").close())
+                raise self._exhausted() from error
+            yield connection
 
     def run(self, statement: Statement[T], again: Statement[T] | None = None) -> list[T]:
         """Run a statement in a transaction of its own; once more if the pooled connection turns out to be dead.
@@ -101,11 +125,15 @@ class Database:
         except psycopg.Error as error:
             if not connection_lost(error):
                 raise
-        self._sync_pool().check()
+            pool = self._sync_pool()
+            # A demoted leader keeps its sessions; they are of no use. (drain came with psycopg-pool 3.3)
+            getattr(pool, "drain" if error.sqlstate == READ_ONLY else "check", pool.check)()
         try:
             with self.connection() as connection:
                 return run(connection, again or statement)
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
+            if not connection_lost(error):
+                raise
             raise self._unavailable(error) from error
 
     async def arun(self, statement: Statement[T], again: Statement[T] | None = None) -> list[T]:
@@ -116,11 +144,14 @@ class Database:
         except psycopg.Error as error:
             if not connection_lost(error):
                 raise
-        await (await self._async_pool()).check()
+            apool = await self._async_pool()
+            await getattr(apool, "drain" if error.sqlstate == READ_ONLY else "check", apool.check)()
         try:
             async with self.aconnection() as connection:
                 return await arun(connection, again or statement)
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
+            if not connection_lost(error):
+                raise
             raise self._unavailable(error) from error
 
     def close(self) -> None:
@@ -184,9 +215,19 @@ class Database:
         }
 
     def _unavailable(self, error: Exception) -> DatabaseUnavailable:
-        where = psycopg.conninfo.conninfo_to_dict(self.dsn) if self.dsn else {}
-        place = f"{where.get('host') or os.environ.get('PGHOST', 'the default socket')}"
-        reason = str(error).strip().splitlines()
+        place = f"{self._where.get('host') or os.environ.get('PGHOST', 'the default socket')}"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return DatabaseUnavailable(f"no connection to the database at {place}: {reason}")
+
+    def _exhausted(self) -> DatabaseUnavailable:
         return DatabaseUnavailable(
-            f"no connection to the database at {place}: {reason[-1] if reason else type(error).__name__}"
+            f"all {self._pool_size} connections were in use for {self._timeout:g} s; end transactions sooner, or raise "
+            "the setting pool_size"
         )
+
+
+def _told(connection: Connection | AsyncConnection) -> bool:
+    """Return whether the server has said something unasked, such as goodbye: a system call, not a round trip."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

@@ -21,6 +21,9 @@ logger = logging.getLogger("pgqueue.listener")
 #: Seconds that the thread stays when nobody waits any more; starting one costs a connection.
 _LINGER = 10.0
 
+#: Seconds after which the thread looks whether it is to end, so the longest that `close` waits.
+_SLICE = 0.1
+
 
 class Listener:
     """Calls back when a job is finished, as long as somebody waits.
@@ -40,10 +43,11 @@ class Listener:
     @contextmanager
     def subscribe(self, job: str, callback: Callable[[], None]) -> Iterator[None]:
         """Call `callback`, in the thread of the listener, whenever `job` is said to be finished."""
+        if self._pid != os.getpid():
+            # Forked: the thread is the parent's, and the lock may be held for ever by what was that thread.
+            self._pid, self._lock, self._thread = os.getpid(), threading.Lock(), None
+            self._callbacks.clear()
         with self._lock:
-            if self._pid != os.getpid():
-                self._pid, self._thread = os.getpid(), None
-                self._callbacks.clear()
             self._callbacks[job].append(callback)
             if self._thread is None:
                 self._closing.clear()
@@ -85,10 +89,10 @@ class Listener:
             self._call(None)  # What was notified before the LISTEN took effect was missed.
             quiet = 0.0
             while not self._closing.is_set():
-                for notice in connection.notifies(timeout=0.5, stop_after=1):
+                for notice in connection.notifies(timeout=_SLICE, stop_after=1):
                     self._call(notice.payload)
                 with self._lock:
-                    quiet = 0.0 if self._callbacks else quiet + 0.5
+                    quiet = 0.0 if self._callbacks else quiet + _SLICE
                 if quiet >= _LINGER and self._done():
                     return
 

@@ -20,7 +20,8 @@ AnyConnection: TypeAlias = "Connection | AsyncConnection"
 
 #: SQLSTATE classes and codes after which the same may be tried again on a fresh connection: connection errors,
 #: shutdown and restart of the server, too many connections, a demoted leader, a pooler that gave up.
-_LOST = ("08", "57P01", "57P02", "57P03", "57P05", "53300", "25006")
+READ_ONLY = "25006"
+_LOST = ("08", "57P01", "57P02", "57P03", "57P05", "53300", READ_ONLY)
 
 
 def run(connection: Connection, statement: Statement[T]) -> list[T]:
@@ -53,12 +54,12 @@ async def arun(connection: AsyncConnection, statement: Statement[T]) -> list[T]:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Turn errors of psycopg that pgqueue has a word for into that word; the others pass as they are."""
+    """Turn errors of a driver that pgqueue has a word for into that word; the others pass as they are."""
     try:
         yield
-    except psycopg.Error as error:
-        state = error.sqlstate or ""
-        if state in SQLSTATES:
+    except Exception as error:
+        state = _sqlstate(error)
+        if state in SQLSTATES and isinstance(error, psycopg.Error):
             diag = error.diag
             raise SQLSTATES[state](". ".join(filter(None, (diag.message_primary, diag.message_hint)))) from error
         if (state in SCHEMA_SQLSTATES and "pgqueue" in str(error)) or state == "3F000":
@@ -70,6 +71,17 @@ def connection_lost(error: BaseException) -> bool:
     """Return whether an error says that the connection, and not the statement, is at fault."""
     if isinstance(error, DatabaseUnavailable):
         return True
-    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+    if not isinstance(error, psycopg.Error):
         return False
-    return error.sqlstate is None or error.sqlstate.startswith(_LOST)
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.sqlstate.startswith(_LOST)
+
+
+def _sqlstate(error: Exception) -> str:
+    """Return the SQLSTATE of an error of psycopg or asyncpg, or of the one that SQLAlchemy or Django put around it."""
+    for found in (error, getattr(error, "orig", None), error.__cause__):
+        state = getattr(found, "sqlstate", None) or getattr(found, "pgcode", None)
+        if isinstance(state, str):
+            return state
+    return ""

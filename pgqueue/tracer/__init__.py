@@ -1,13 +1,13 @@
 """The tracer: turns a claim into an outcome, in three steps, and knows no database.
 
-    Claim ── prepare ──> Call ── invoke ──> value or exception ── conclude ──> Outcome
+    Claim ── prepare ──> Context ── invoke ──> value or exception ── conclude ──> Outcome
 
 Acknowledging, storing and telling come after it, elsewhere.
 """
 
 from pgqueue.tracer.build import Tracer, TransactionBlock, build_tracer
 from pgqueue.tracer.conclude import report
-from pgqueue.tracer.context import Context, Traced, Transactor, current_context, no_context
+from pgqueue.tracer.context import Context, Traced, Transactor, current_context, no_context, request_of
 
 __all__ = [
     "Context",
@@ -19,4 +19,5 @@ __all__ = [
     "current_context",
     "no_context",
     "report",
+    "request_of",
 ]

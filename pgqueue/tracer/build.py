@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pgqueue.tracer.conclude import conclude_error, conclude_value
 from pgqueue.tracer.context import Context, Traced, Transactor, _current
-from pgqueue.tracer.prepare import Call, prepare
+from pgqueue.tracer.prepare import prepare
 from pgqueue.types import Claim, Outcome
+
+logger = logging.getLogger("pgqueue.tracer")
 
 Trace = Callable[[Claim, Transactor | None], Outcome]
 AsyncTrace = Callable[[Claim, Transactor | None], Awaitable[Outcome]]
@@ -42,14 +45,14 @@ def _build_sync(task: Traced, hostname: str) -> Trace:
     invoke = _invoke_in_transaction(task) if task.transactional else _invoke(task)
 
     def trace(claim: Claim, transactor: Transactor | None) -> Outcome:
-        call = prepare(task, claim, hostname, transactor)
-        if not isinstance(call, Call):
-            return call
-        token = _current.set(call.context)
+        context = prepare(task, claim, hostname, transactor)
+        if not isinstance(context, Context):
+            return context
+        token = _current.set(context)
         try:
-            value = invoke(call)
+            value = invoke(context)
         except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its failures, not the worker's
-            return conclude_error(task, call.context, error)
+            return conclude_error(task, context, error)
         finally:
             _current.reset(token)
         return conclude_value(task, value)
@@ -61,19 +64,18 @@ def _build_async(task: Traced, hostname: str) -> AsyncTrace:
     invoke = _ainvoke_in_transaction(task) if task.transactional else _invoke(task)
 
     async def atrace(claim: Claim, transactor: Transactor | None) -> Outcome:
-        call = prepare(task, claim, hostname, transactor)
-        if not isinstance(call, Call):
-            return call
-        token = _current.set(call.context)
+        context = prepare(task, claim, hostname, transactor)
+        if not isinstance(context, Context):
+            return context
+        cancels = _cancels()
+        token = _current.set(context)
         try:
-            value = await invoke(call)
-        except asyncio.CancelledError as error:
-            current = asyncio.current_task()
-            if current is not None and current.cancelling():
-                raise
-            return conclude_error(task, call.context, error)
+            value = await invoke(context)
         except BaseException as error:
-            return conclude_error(task, call.context, error)
+            # Counted from before: an attempt that called cancel() itself must not look like a stop to the next one.
+            if isinstance(error, asyncio.CancelledError) and _cancels() > cancels:
+                raise
+            return conclude_error(task, context, error)
         finally:
             _current.reset(token)
         return conclude_value(task, value)
@@ -81,29 +83,35 @@ def _build_async(task: Traced, hostname: str) -> AsyncTrace:
     return atrace
 
 
-def _invoke(task: Traced) -> Callable[[Call], Any]:
+def _cancels() -> int:
+    """Return how often the coroutine's asyncio task has been asked to end."""
+    current = asyncio.current_task()
+    return 0 if current is None else current.cancelling()
+
+
+def _invoke(task: Traced) -> Callable[[Context], Any]:
     run = task.run
     if task.bind:
-        return lambda call: run(task, *call.args, **call.kwargs)
-    return lambda call: run(*call.args, **call.kwargs)
+        return lambda context: run(task, *context.args, **context.kwargs)
+    return lambda context: run(*context.args, **context.kwargs)
 
 
-def _invoke_in_transaction(task: Traced) -> Callable[[Call], Any]:
+def _invoke_in_transaction(task: Traced) -> Callable[[Context], Any]:
     run, first = task.run, (task,) if task.bind else ()
 
-    def invoke(call: Call) -> Any:
-        with TransactionBlock(call.context) as connection:
-            return run(*first, connection, *call.args, **call.kwargs)
+    def invoke(context: Context) -> Any:
+        with TransactionBlock(context) as connection:
+            return run(*first, connection, *context.args, **context.kwargs)
 
     return invoke
 
 
-def _ainvoke_in_transaction(task: Traced) -> Callable[[Call], Any]:
+def _ainvoke_in_transaction(task: Traced) -> Callable[[Context], Any]:
     run, first = task.run, (task,) if task.bind else ()
 
-    async def invoke(call: Call) -> Any:
-        async with TransactionBlock(call.context) as connection:
-            return await run(*first, connection, *call.args, **call.kwargs)
+    async def invoke(context: Context) -> Any:
+        async with TransactionBlock(context) as connection:
+            return await run(*first, connection, *context.args, **context.kwargs)
 
     return invoke
 
@@ -113,6 +121,8 @@ class TransactionBlock:
 
     Left by an exception it is rolled back. Left in peace it stays open: it commits together with the
     acknowledgement when the task has returned, and everything in it is rolled back if the task fails after all.
+    A rollback that fails is logged: the connection is gone, so the server has rolled back, and how the attempt
+    ends is decided by the exception of the body.
     """
 
     __slots__ = ("_claim", "_transactor")
@@ -128,11 +138,17 @@ class TransactionBlock:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if error is not None:
-            self._transactor.rollback()
+            try:
+                self._transactor.rollback()
+            except Exception as failed:
+                logger.warning("job %s: its transaction could not be rolled back: %s", self._claim.id, failed)
 
     async def __aenter__(self) -> Any:
         return await self._transactor.abegin(self._claim)
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         if error is not None:
-            await self._transactor.arollback()
+            try:
+                await self._transactor.arollback()
+            except Exception as failed:
+                logger.warning("job %s: its transaction could not be rolled back: %s", self._claim.id, failed)

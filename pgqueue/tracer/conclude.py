@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 import traceback
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from types import FrameType, TracebackType
 
-from pgqueue.errors import Ignore, LeaseLost, PgQueueError, Reject, Retry
+from pgqueue.errors import Ignore, InvalidArguments, LeaseLost, MaxRetriesExceededError, Reject, Retry
+from pgqueue.options import check_priority, check_text, check_time, seconds
 from pgqueue.serialization import encode
 from pgqueue.tracer.context import Context, Traced
 from pgqueue.types import (
@@ -24,22 +29,35 @@ from pgqueue.types import (
 LONGEST_MESSAGE = 10_000
 LONGEST_TRACEBACK = 60_000
 
-#: Causes of causes that are followed.
+#: Causes of causes that are followed; args and notes of an exception that are kept.
 _DEEPEST = 5
+_MOST = 20
+
+_MAY_BE_SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 def conclude_value(task: Traced, value: object) -> Outcome:
     """Return the outcome of an attempt that returned: a success, or a failure if the value cannot be stored."""
     try:
         return Succeeded("null" if value is None else encode(value, path="result", limit=task.max_payload_bytes))
-    except Exception as error:  # a value's own code runs here, such as a model's; it may raise anything
-        return Failed(report(error))
+    except BaseException as error:  # a value's own code runs here, such as a model's; it may raise anything
+        return failed(error)
 
 
 def conclude_error(task: Traced, context: Context, error: BaseException) -> Outcome:
     """Return the outcome of an attempt that raised; afterwards the frames of the traceback hold nothing."""
     try:
         return _decide(task, context, error)
+    except Exception as broken:  # a Retry or Reject with something in it that cannot be stored
+        return failed(broken)
+    finally:
+        clear_frames(error)
+
+
+def failed(error: BaseException) -> Failed:
+    """Return the failure that an exception is; afterwards the frames of its traceback hold nothing."""
+    try:
+        return Failed(report(error))
     finally:
         clear_frames(error)
 
@@ -49,65 +67,115 @@ def _decide(task: Traced, context: Context, error: BaseException) -> Outcome:
         case Ignore():
             return Ignored()
         case Reject():
-            return Rejected(_text(error.reason) if error.reason is not None else "rejected", error.requeue)
+            return Rejected(_reason(error.reason), bool(error.requeue))
         case Retry():
             return _retried(task, error)
         case LeaseLost():
             return Released()  # it is refused as well, and counts nothing if it is not
+        case MaxRetriesExceededError():
+            return Failed(report(error))  # autoretry_for=(Exception,) means other exceptions
     policy = task.retry_policy
-    if policy.covers(error) and policy.allows(context.retries):
+    allowed = policy.allows(context.retries) if context.max_retries is None else context.retries < context.max_retries
+    if allowed and policy.covers(error):
         return Retried(report(error), policy.wait(context.retries))
     return Failed(report(error))
 
 
-def _retried(task: Traced, asked: Retry) -> Outcome:
-    try:
-        return Retried(
-            report(asked.exc) if asked.exc is not None else None,
-            asked.countdown or 0.0,
-            eta=asked.eta,
-            args=None
-            if asked.call_args is None
-            else encode(list(asked.call_args), path="args", limit=task.max_payload_bytes),
-            kwargs=None
-            if asked.call_kwargs is None
-            else encode(asked.call_kwargs, path="kwargs", limit=task.max_payload_bytes),
-            queue=asked.queue,
-            priority=asked.priority,
-            expires=asked.expires,
-        )
-    except PgQueueError as error:
-        return Failed(report(error))
+def _retried(task: Traced, asked: Retry) -> Retried:
+    return Retried(
+        None if asked.exc is None else report(asked.exc),
+        0.0 if asked.countdown is None else seconds("countdown", asked.countdown),
+        eta=None if asked.eta is None else check_time("eta", asked.eta),
+        args=_encoded(task, "args", asked.call_args, (list, tuple)),
+        kwargs=_encoded(task, "kwargs", asked.call_kwargs, Mapping),
+        queue=None if asked.queue is None else check_text("queue", asked.queue, 100),
+        priority=None if asked.priority is None else check_priority(asked.priority),
+        expires=None if asked.expires is None else check_time("expires", asked.expires),
+    )
+
+
+def _encoded(task: Traced, path: str, value: object, kind: type | tuple[type, ...]) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, kind):
+        raise InvalidArguments(f"{task.name}: {path} of a retry cannot be of type {type(value).__name__}")
+    return encode(value, path=path, limit=task.max_payload_bytes)
+
+
+def _reason(given: object) -> str:
+    if given is None:
+        return "rejected"
+    return _text(f"{type(given).__qualname__}: {_text(given)}" if isinstance(given, BaseException) else given)
 
 
 def report(error: BaseException, depth: int = 0) -> ErrorReport:
     """Return an exception as data; never raises, whatever its `__str__`, `args` or notes do."""
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    try:
+        return _report(error, depth)
+    except BaseException:  # a metaclass or a property of the class
+        return ErrorReport("Exception", "builtins", f"{type.__repr__(type(error))} cannot be shown")
+
+
+def _report(error: BaseException, depth: int) -> ErrorReport:
+    cause = _look(error, "__cause__")
+    if cause is None and not _look(error, "__suppress_context__"):
+        cause = _look(error, "__context__")
+    module = type(error).__module__
     return ErrorReport(
         type=type(error).__qualname__,
-        module=type(error).__module__,
-        message=_text(error)[:LONGEST_MESSAGE],
-        args=tuple(_json_safe(value) for value in _args(error)),
-        notes=tuple(str(note)[:LONGEST_MESSAGE] for note in getattr(error, "__notes__", ()) if isinstance(note, str)),
-        cause=report(cause, depth + 1) if cause is not None and depth < _DEEPEST else None,
+        module=module if isinstance(module, str) else "builtins",
+        message=_text(error),
+        args=_args(error),
+        notes=_notes(error),
+        cause=report(cause, depth + 1) if isinstance(cause, BaseException) and depth < _DEEPEST else None,
         traceback=_traceback(error) if depth == 0 else None,
     )
 
 
 def clear_frames(error: BaseException) -> None:
-    """Drop the local variables of every frame that an exception, its cause and its context passed through."""
+    """Take the tracebacks from an exception and all that hangs on it, and drop what their frames still hold.
+
+    So nothing large stays alive: neither through a cycle, nor through an exception that a module keeps and raises
+    again and again (each time, Python lengthens its traceback). Never raises.
+    """
+    with suppress(Exception):  # a class may raise whatever it is asked, even for its `__class__`
+        for linked in _linked(error):
+            trace = _look(linked, "__traceback__")
+            BaseException.with_traceback(linked, None)  # an exception may be a frozen dataclass
+            while isinstance(trace, TracebackType):
+                _clear(trace.tb_frame)
+                trace = trace.tb_next
+
+
+def _linked(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and all that hangs on it, each once."""
     seen: set[int] = set()
-    todo: list[BaseException | None] = [error]
+    todo: list[object] = [error]
     while todo:
         current = todo.pop()
-        if current is None or id(current) in seen:
+        if not isinstance(current, BaseException) or id(current) in seen:
             continue
         seen.add(id(current))
-        if current.__traceback__ is not None:
-            traceback.clear_frames(current.__traceback__)
-        todo += [current.__cause__, current.__context__]
-        if isinstance(current, BaseExceptionGroup):
-            todo += current.exceptions
+        todo += (_look(current, "__cause__"), _look(current, "__context__"))
+        yield current
+        match current:
+            case Retry():
+                todo.append(_look(current, "exc"))
+            case Reject():
+                todo.append(_look(current, "reason"))
+            case BaseExceptionGroup():
+                todo += current.exceptions
+
+
+def _clear(frame: FrameType) -> None:
+    # Before 3.13, clearing a suspended frame ends its coroutine: perhaps a reader of connections that many tasks
+    # share, which has caught the exception, passed it on to its waiters, and lives.
+    if sys.version_info < (3, 13) and frame.f_code.co_flags & _MAY_BE_SUSPENDED:
+        return
+    try:
+        frame.clear()
+    except RuntimeError:
+        pass  # it still runs
 
 
 def _traceback(error: BaseException) -> str:
@@ -130,28 +198,37 @@ def _users(trace: TracebackType | None) -> TracebackType | None:
     return start or trace
 
 
-def _text(value: object) -> str:
+def _look(value: object, name: str, default: object = None) -> object:
     try:
-        return str(value)
-    except Exception:
+        return getattr(value, name, default)
+    except BaseException:  # a property of the exception's class
+        return default
+
+
+def _text(value: object, longest: int = LONGEST_MESSAGE) -> str:
+    try:
+        return str(value)[:longest]
+    except BaseException:
         return f"<{type(value).__qualname__} without a readable text>"
 
 
-def _args(error: BaseException) -> tuple[object, ...]:
-    try:
-        args = error.args
-    except Exception:
-        return ()
-    return args if isinstance(args, tuple) else ()
+def _args(error: BaseException) -> tuple[Json, ...]:
+    args = _look(error, "args")
+    return tuple(map(_json_safe, args[:_MOST])) if isinstance(args, tuple) else ()
+
+
+def _notes(error: BaseException) -> tuple[str, ...]:
+    notes = _look(error, "__notes__")
+    return tuple(map(_text, notes[:_MOST])) if isinstance(notes, list | tuple) else ()
 
 
 def _json_safe(value: object) -> Json:
     """Return a scalar as it is and anything else as a short repr: the args are for reading."""
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
-        return value[:LONGEST_MESSAGE]
+        return _text(value)
     try:
         return repr(value)[:1000]
-    except Exception:
+    except BaseException:
         return f"<{type(value).__qualname__} without a readable text>"

@@ -50,9 +50,22 @@ class Context:
     """The request of the job that runs now, with Celery's names.
 
     Outside a worker `called_directly` is True and `id` is None. Unknown names: `get(name, default)`.
+
+    - `around`: for a task that another calls directly: the context of the job that runs.
+    - `max_retries`: the limit that `self.retry(max_retries=...)` has set for this attempt; None: the task's.
     """
 
-    __slots__ = ("args", "called_directly", "claim", "hostname", "kwargs", "task", "transactor")
+    __slots__ = (
+        "args",
+        "around",
+        "called_directly",
+        "claim",
+        "hostname",
+        "kwargs",
+        "max_retries",
+        "task",
+        "transactor",
+    )
 
     def __init__(
         self,
@@ -62,6 +75,7 @@ class Context:
         kwargs: Mapping[str, object] | None = None,
         hostname: str = "",
         transactor: Transactor | None = None,
+        around: Context | None = None,
     ) -> None:
         self.task = task
         self.claim = claim
@@ -69,6 +83,8 @@ class Context:
         self.kwargs: Mapping[str, object] = kwargs or {}
         self.hostname = hostname
         self.transactor = transactor
+        self.around = around
+        self.max_retries: int | None = None
         self.called_directly = claim is None
 
     @property
@@ -150,14 +166,24 @@ _current: ContextVar[Context | None] = ContextVar("pgqueue_context", default=Non
 
 
 def current_context() -> Context | None:
-    """Return the context of the job that runs now in this thread or coroutine; None outside a task."""
-    return _current.get()
+    """Return the context of the job that runs now in this thread or coroutine; None outside a worker.
+
+    Within a direct call too: what a task does there, it does as a part of the job around it.
+    """
+    context = _current.get()
+    return context if context is None or context.claim is not None else context.around
+
+
+def request_of(task: str) -> Context:
+    """Return the context in which a task's function runs now; where it does not run, one of a direct call."""
+    context = _current.get()
+    return context if context is not None and context.task == task else Context(task)
 
 
 @contextmanager
 def no_context(task: str) -> Iterator[Context]:
     """Run a task's function as a plain function: whatever it asks, it is not the job that runs around it."""
-    context = Context(task)
+    context = Context(task, around=current_context())
     token = _current.set(context)
     try:
         yield context

@@ -1,15 +1,9 @@
-"""Values to JSON text that PostgreSQL accepts, and back.
-
-What JSON cannot say is a single-key object whose key is one of a closed set of tags, `{"$uuid": "..."}`.
-A text is only ever data: nothing is imported, called or constructed because of a name in it.
-"""
+"""Values to JSON text."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
-import re
-import reprlib
 from collections import UserString, deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
@@ -25,17 +19,9 @@ from uuid import UUID
 from pydantic import AnyUrl, BaseModel
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from pgqueue.errors import InvalidArguments, NotSerializable, PayloadTooLarge
-from pgqueue.types import ErrorReport, Json
-
-#: Levels of arrays and objects. The reader stops at 200, and an escaped object takes three levels for one.
-MAX_DEPTH = 64
-#: Bytes. Above it an array of small numbers needs more memory as jsonb than PostgreSQL gives to one value.
-MAX_BYTES = 32 * 1024 * 1024
-#: What Python and the reader convert at most (`sys.int_info.default_max_str_digits`).
-MAX_DIGITS = 4300
-#: Causes of causes that an error report keeps.
-MAX_CAUSES = 10
+from pgqueue.errors import NotSerializable, PayloadTooLarge
+from pgqueue.serialization.limits import INT_LIMIT, MAX_BYTES, MAX_DEPTH, MAX_DIGITS, shown
+from pgqueue.serialization.reading import frozen, revive
 
 Kinds: TypeAlias = frozenset[type]
 Convert: TypeAlias = Callable[[Any, int, Kinds], object]
@@ -44,12 +30,8 @@ _SCALARS: Kinds = frozenset({str, int, float, bool, type(None)})
 #: For the second walk, made only when the text looks wrong: it looks into each scalar that can be wrong.
 _SAFE_SCALARS: Kinds = frozenset({bool, type(None)})
 
-_INT_LIMIT: int = 10**MAX_DIGITS
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * (MAX_DIGITS + 1)
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 80
-_SECONDS = re.compile(r"(-?)([0-9]{1,14})(?:\.([0-9]{1,6}))?")
 
 
 class _Refused(Exception):
@@ -91,22 +73,6 @@ def encode(value: object, *, path: str, limit: int | None = None) -> str:
     return data.decode()
 
 
-def decode(text: str) -> object:
-    """Return the value of a JSON text with its tags read; unknown tags are plain objects.
-
-    Raises `InvalidArguments` when the text is not JSON or a tag has content that it cannot have.
-
-    >>> decode('[2,{"$date":"2026-01-31"}]')
-    [2, datetime.date(2026, 1, 31)]
-    """
-    # from_json against json.loads, us: [2,3] 0.15/1.1, five keys 0.4/1.8, 1 kB 5.7/11.6 (CPython 3.11).
-    try:
-        value = from_json(text, allow_inf_nan=False)
-    except (ValueError, TypeError) as error:
-        raise InvalidArguments(f"not JSON that can be read: {error}") from error
-    return _revive(value) if '"$' in text else value
-
-
 def _to_bytes(value: object) -> bytes:
     """Walk and write; whatever looks wrong in the text is walked again, slowly, to be refused by its path."""
     # to_json against json.dumps, us: [2,3] 0.2/1.0, five keys 0.5/1.9, 1 kB 4.9/13.4 (CPython 3.11).
@@ -138,7 +104,7 @@ def _plain(value: object, depth: int, scalars: Kinds) -> object:
         refused.leaves(value)
         raise
     except Exception as error:  # the code of a model, a mapping, a time zone
-        raise _Refused(f"{_short(error)} while reading this {kind.__name__}") from error
+        raise _Refused(f"{shown(error)} while reading this {kind.__name__}") from error
 
 
 def _list(values: Sequence[object], depth: int, scalars: Kinds) -> object:
@@ -215,7 +181,7 @@ def _member(value: object, depth: int, step: Callable[[object], str]) -> tuple[o
         if type(plain) in _SCALARS:
             return plain, plain
         try:
-            identity = _frozen(_revive(from_json(to_json(plain))))
+            identity = frozen(revive(from_json(to_json(plain))))
             hash(identity)
         except Exception as error:
             raise _Refused("would not be hashable when it is read back") from error
@@ -237,7 +203,7 @@ def _text(value: str, depth: int, scalars: Kinds) -> str:
 
 
 def _int(value: int, depth: int, scalars: Kinds) -> int:
-    if not -_INT_LIMIT < value < _INT_LIMIT:
+    if not -INT_LIMIT < value < INT_LIMIT:
         raise _Refused(f"an integer of more than {MAX_DIGITS} digits")
     return int.__int__(value)
 
@@ -322,138 +288,9 @@ def _convert_for(kind: type) -> Convert:
     raise _Refused(f"values of type {name} cannot be stored as JSON")
 
 
-def _revive(value: Any) -> Any:
-    """Replace the tags inside freshly parsed JSON, in place."""
-    if type(value) is list:
-        for index, item in enumerate(value):
-            if type(item) is dict or type(item) is list:
-                value[index] = _revive(item)
-    elif type(value) is dict:
-        for key, item in value.items():
-            if type(item) is dict or type(item) is list:
-                value[key] = _revive(item)
-        if len(value) == 1:
-            [(key, item)] = value.items()
-            if key in _READERS:
-                return _read(key, item)
-    return value
-
-
-def _read(tag: str, content: Any) -> object:
-    kind, read = _READERS[tag]
-    try:
-        if type(content) is not kind:
-            raise TypeError(f"needs a {'text' if kind is str else 'list'}")
-        return read(content)
-    except Exception as error:
-        raise InvalidArguments(f"{tag} cannot hold {_short(content)}: {_short(error)}") from error
-
-
-def _read_timedelta(content: str) -> timedelta:
-    match = _SECONDS.fullmatch(content)
-    if match is None:
-        raise ValueError("needs seconds such as 90.5")
-    sign, seconds, fraction = match.groups(default="")
-    value = timedelta(seconds=int(seconds), microseconds=int(fraction.ljust(6, "0")))
-    return -value if sign else value
-
-
-def _frozen(value: object) -> object:
-    """A list among the members of a set or the keys of a dict was a tuple."""
-    return tuple(map(_frozen, value)) if type(value) is list else value
-
-
-_READERS: dict[str, tuple[type, Callable[[Any], object]]] = {
-    "$datetime": (str, datetime.fromisoformat),
-    "$date": (str, date.fromisoformat),
-    "$time": (str, time.fromisoformat),
-    "$timedelta": (str, _read_timedelta),
-    "$decimal": (str, Decimal),
-    "$uuid": (str, UUID),
-    "$bytes": (str, lambda content: base64.b64decode(content, validate=True)),
-    "$set": (list, lambda content: set(map(_frozen, content))),
-    "$frozenset": (list, lambda content: frozenset(map(_frozen, content))),
-    "$map": (list, lambda content: {_frozen(key): item for key, item in content}),
-}
-
-
 def _step(key: object) -> str:
-    return f".{key}" if type(key) is str and len(key) < 80 and key.isidentifier() else f"[{_short(key)}]"
+    return f".{key}" if type(key) is str and len(key) < 80 and key.isidentifier() else f"[{shown(key)}]"
 
 
 def _braced(member: object) -> str:
-    return f"{{{_short(member)}}}"
-
-
-def _short(value: object) -> str:
-    """Show a value in at most 80 or so characters; never raises."""
-    try:
-        return _visible(_REPR.repr(value))
-    except Exception:
-        return f"<{type(value).__name__}>"
-
-
-def encode_error(report: ErrorReport) -> str:
-    """Return an error report as JSON text that PostgreSQL accepts; never raises.
-
-    - `report`: what JSON or UTF-8 cannot say in it is replaced visibly; at most 10 causes are kept.
-
-    >>> encode_error(ErrorReport("ValueError", "builtins", "bad"))[:31]
-    '{"type":"ValueError","module":"'
-    """
-    return to_json(_as_json(_report_fields(report, MAX_CAUSES), 1)).decode()
-
-
-def decode_error(text: str) -> ErrorReport:
-    """Return the error report of a JSON text; never raises: a failure is shown however it was written.
-
-    >>> decode_error('{"type": "ValueError", "message": "bad"}').message
-    'bad'
-    """
-    try:
-        return _error_of(from_json(text), MAX_CAUSES)
-    except (ValueError, TypeError):
-        return ErrorReport("Exception", "builtins", str(text))
-
-
-def _report_fields(report: ErrorReport, causes: int) -> dict[str, object]:
-    cause = _report_fields(report.cause, causes - 1) if report.cause and causes else None
-    return _fields(report) | {"cause": cause}
-
-
-def _error_of(value: object, causes: int) -> ErrorReport:
-    if not isinstance(value, dict):
-        return ErrorReport("Exception", "builtins", str(value))
-    args, notes, cause, traceback = (value.get(name) for name in ("args", "notes", "cause", "traceback"))
-    return ErrorReport(
-        type=str(value.get("type") or "Exception"),
-        module=str(value.get("module") or "builtins"),
-        message=str(value.get("message") or ""),
-        args=tuple(args) if isinstance(args, list) else (),
-        notes=tuple(map(str, notes)) if isinstance(notes, list) else (),
-        cause=None if cause is None or causes == 0 else _error_of(cause, causes - 1),
-        traceback=None if traceback is None else str(traceback),
-    )
-
-
-def _as_json(value: object, depth: int) -> Json:
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return _visible(value)
-    if type(value) is int and -_INT_LIMIT < value < _INT_LIMIT:
-        return value
-    if type(value) is float and isfinite(value):
-        return value
-    if depth < MAX_DEPTH and isinstance(value, (list, tuple)):
-        return [_as_json(item, depth + 1) for item in value]
-    if depth < MAX_DEPTH and isinstance(value, dict):
-        return {_visible(key): _as_json(item, depth + 1) for key, item in value.items()}
-    return _short(value)
-
-
-def _visible(text: object) -> str:
-    r"""Write NUL as \x00 and a lone surrogate as \udXXX; what is not a text is shown shortly."""
-    if not isinstance(text, str):
-        return _short(text)
-    return str.__str__(text).replace("\0", r"\x00").encode("utf-8", "backslashreplace").decode()
+    return f"{{{shown(member)}}}"

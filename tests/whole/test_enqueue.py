@@ -1,0 +1,606 @@
+"""Enqueueing: every option arrives in its column, every wrong call is refused before anything is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from enum import Enum, IntEnum, StrEnum
+from typing import Any, TypeAlias
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from pgqueue import (
+    AsyncResult,
+    InvalidArguments,
+    InvalidOption,
+    NotSerializable,
+    PayloadTooLarge,
+    PgQueue,
+    PgQueueError,
+    SchemaMissing,
+    SettingsError,
+)
+from pgqueue.ids import new_id
+from pgqueue.sql import schema
+from pgqueue.statements import Ended, Statements
+from pgqueue.tracer import Context
+from pgqueue.tracer.context import _current
+from pgqueue.types import Claim, Failed, Outcome, Succeeded
+from pgqueue.types import ErrorReport as Report
+
+Connection: TypeAlias = psycopg.Connection[Any]
+STATEMENTS = Statements()
+
+
+@pytest.fixture
+def app(dsn: str) -> Iterator[PgQueue]:
+    app = PgQueue("shop", dsn=dsn, max_payload_bytes=1000, connect_timeout=3)
+    app.task(name="add")(add)
+    app.task(name="anything")(anything)
+    yield app
+    app.close()
+
+
+def add(x: int, y: int = 0) -> int:
+    return x + y
+
+
+def anything(*args: Any, **kwargs: Any) -> None: ...
+
+
+def jobs(conn: Connection) -> list[dict[str, Any]]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute("select *, eta - enqueued_at as wait from pgqueue.job order by id").fetchall()
+
+
+def only(conn: Connection) -> dict[str, Any]:
+    (found,) = jobs(conn)
+    return found
+
+
+def end(conn: Connection, outcome: Outcome) -> Claim:
+    """Claim the one job that waits, and end it."""
+    worker = new_id()
+    statement = STATEMENTS.claim(worker, ["default"], 1, [], relaxed=False)
+    (row,) = psycopg.RawCursor(conn).execute(statement.sql, statement.params).fetchall()
+    claim = statement.row(row)
+    finish = STATEMENTS.finish(worker, [Ended(claim, outcome)])
+    assert psycopg.RawCursor(conn).execute(finish.sql, finish.params).fetchall() == []
+    return claim
+
+
+# -- what a job has ------------------------------------------------------------------------------------------------
+
+
+def test_a_plain_call_has_the_defaults(app: PgQueue, conn: Connection) -> None:
+    handle = app.task_named("add").delay(2, y=3)
+    job = only(conn)
+    assert (str(job["id"]), job["task"], job["args"], job["kwargs"]) == (handle.id, "add", [2], {"y": 3})
+    assert (job["queue"], job["priority"], job["wait"]) == ("default", 5, timedelta(0))
+    empty = (
+        "expires",
+        "claimed_at",
+        "worker",
+        "root_id",
+        "parent_id",
+        "ignore_result",
+        "unique_key",
+        "headers",
+        "error",
+    )
+    assert [job[name] for name in empty] == [None] * len(empty)
+    assert (job["attempt"], job["retries"], job["crashes"], job["revoked"]) == (0, 0, 0, False)
+    assert UUID(handle.id).version == 7
+    assert handle.created
+
+
+def test_ids_made_one_after_the_other_sort_in_that_order(app: PgQueue, conn: Connection) -> None:
+    handles = [app.task_named("add").delay(n) for n in range(20)]
+    assert [job["args"] for job in jobs(conn)] == [[n] for n in range(20)]
+    assert [str(job["id"]) for job in jobs(conn)] == [handle.id for handle in handles]
+
+
+def test_every_option_arrives_in_its_column(app: PgQueue, conn: Connection) -> None:
+    id_ = str(uuid4())
+    handle = app.task_named("add").apply_async(
+        (2,),
+        {"y": 3},
+        countdown=90.5,
+        expires=timedelta(hours=1),
+        queue="mail ü",
+        priority=9,
+        task_id=id_,
+        unique_key="order-7",
+        headers={"trace": "abc", "n": [1, None]},
+        ignore_result=True,
+    )
+    job = only(conn)
+    assert (str(job["id"]), handle.id, handle.created, handle.ignored) == (id_, id_, True, True)
+    assert job["wait"] == timedelta(seconds=90.5)
+    assert job["expires"] - job["enqueued_at"] == timedelta(hours=1)
+    assert (job["queue"], job["priority"], job["unique_key"]) == ("mail ü", 9, "order-7")
+    assert (job["headers"], job["ignore_result"]) == ({"trace": "abc", "n": [1, None]}, True)
+
+
+def test_times_are_stored_as_the_instant_that_they_are(app: PgQueue, conn: Connection) -> None:
+    eta = datetime(2090, 1, 31, 12, 0, 0, 5, tzinfo=timezone(timedelta(hours=-23, minutes=-59, microseconds=-7)))
+    expires = datetime(2091, 1, 31, 12, tzinfo=UTC)
+    app.task_named("add").apply_async((1,), eta=eta, expires=expires)
+    job = only(conn)
+    assert (job["eta"], job["expires"]) == (eta, expires)
+
+
+def test_an_eta_in_the_past_is_now(app: PgQueue, conn: Connection) -> None:
+    for eta in (datetime(2000, 1, 1, tzinfo=UTC), datetime(1, 1, 2, tzinfo=timezone(timedelta(hours=15)))):
+        app.task_named("add").apply_async((1,), eta=eta)
+    assert [job["wait"] for job in jobs(conn)] == [timedelta(0)] * 2
+
+
+@pytest.mark.parametrize("seconds", [0, 60, 2.5, timedelta(minutes=1, microseconds=1)])
+def test_countdown_and_expires_are_seconds_from_the_clock_of_the_database(
+    seconds: Any, app: PgQueue, conn: Connection
+) -> None:
+    app.task_named("add").apply_async((1,), countdown=seconds, expires=seconds)
+    expected = seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds)
+    job = only(conn)
+    assert (job["wait"], job["expires"] - job["enqueued_at"]) == (expected, expected)
+
+
+def test_the_options_of_the_task_count_where_the_call_says_nothing(app: PgQueue, conn: Connection) -> None:
+    app.task(name="mail", queue="mail", priority=7, expires=60, ignore_result=True)(anything)
+    quiet = app.task_named("mail").delay()
+    app.task_named("mail").apply_async(queue="other", priority=0, expires=timedelta(0), ignore_result=False)
+    first, second = jobs(conn)
+    assert (first["queue"], first["priority"], first["expires"] - first["enqueued_at"]) == (
+        "mail",
+        7,
+        timedelta(seconds=60),
+    )
+    assert quiet.get(timeout=5) is None
+    assert (second["queue"], second["priority"], second["ignore_result"]) == ("other", 0, False)
+    assert second["expires"] == second["enqueued_at"]
+
+
+class Rank(int, Enum):
+    HIGH = 8
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+class Line(StrEnum):
+    MAIL = "mail"
+
+
+class Kind(str, Enum):  # noqa: UP042 - not the same: its str() is no value
+    SMS = "sms"
+
+
+@pytest.mark.parametrize(
+    ("priority", "queue", "stored"), [(Rank.HIGH, Kind.SMS, (8, "sms")), (Level.LOW, Line.MAIL, (1, "mail"))]
+)
+def test_enums_are_their_values(
+    priority: Any, queue: Any, stored: tuple[int, str], app: PgQueue, conn: Connection
+) -> None:
+    app.task_named("add").apply_async((1,), priority=priority, queue=queue)
+    assert (only(conn)["priority"], only(conn)["queue"]) == stored
+
+
+def test_values_beyond_json_travel_with_tags(app: PgQueue, conn: Connection) -> None:
+    app.task_named("anything").delay(datetime(2026, 1, 31, tzinfo=UTC), b=b"\0")
+    assert only(conn)["args"] == [{"$datetime": "2026-01-31T00:00:00+00:00"}]
+    assert only(conn)["kwargs"] == {"b": {"$bytes": "AA=="}}
+
+
+async def test_the_async_twins_enqueue_the_same(app: PgQueue, conn: Connection) -> None:
+    add = app.task_named("add")
+    handles = [
+        await add.adelay(1, y=2),
+        await add.aapply_async((1,), {"y": 2}, priority=3, headers={"a": 1}),
+        await app.asend_task("add", (1,), {"y": 2}, queue="q"),
+        await app.asend_task("unregistered", (1,), {"y": 2}),
+        await add.s(1, y=2).adelay(),
+        *await app.aenqueue_many([add.s(1, y=2)]),
+    ]
+    await app.aclose()
+    assert [str(job["id"]) for job in jobs(conn)] == [handle.id for handle in handles]
+    assert {(str(job["args"]), str(job["kwargs"])) for job in jobs(conn)} == {("[1]", "{'y': 2}")}
+    assert [job["priority"] for job in jobs(conn)] == [5, 3, 5, 5, 5, 5]
+    assert all(isinstance(handle, AsyncResult) and handle.created for handle in handles)
+
+
+async def test_many_coroutines_enqueue_at_once_on_a_fresh_loop(app: PgQueue, conn: Connection) -> None:
+    handles = await asyncio.gather(*[app.task_named("add").adelay(n) for n in range(100)])
+    await app.aclose()
+    assert {str(job["id"]) for job in jobs(conn)} == {handle.id for handle in handles}
+    assert len(jobs(conn)) == 100
+
+
+def test_many_threads_enqueue_at_once(app: PgQueue, conn: Connection) -> None:
+    gate = threading.Barrier(16)
+
+    def enqueue() -> None:
+        gate.wait()
+        for n in range(10):
+            app.task_named("add").delay(n)
+
+    threads = [threading.Thread(target=enqueue) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(jobs(conn)) == 160
+
+
+def test_each_event_loop_has_connections_of_its_own(app: PgQueue, conn: Connection) -> None:
+    async def main() -> None:
+        await app.task_named("add").adelay(1)
+        await app.aclose()
+
+    for _ in range(3):
+        asyncio.run(main())
+    assert len(jobs(conn)) == 3
+
+
+# -- typed errors --------------------------------------------------------------------------------------------------
+
+
+class BrokenZone(tzinfo):
+    def utcoffset(self, moment: datetime | None) -> timedelta | None:
+        return None
+
+    def tzname(self, moment: datetime | None) -> str:
+        return "?"
+
+    def dst(self, moment: datetime | None) -> None: ...
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+NAIVE = datetime(2030, 1, 1)
+SOON = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "args", "options"),
+    [
+        (InvalidArguments, "add(): missing argument 'x'", (), {}),
+        (InvalidArguments, "add(): takes at most 2", (1, 2, 3), {}),
+        (InvalidArguments, "x: Input should be a valid integer", ("one",), {}),
+        (InvalidArguments, "needs a list of arguments", "12", {}),
+        (InvalidOption, "unknown option 'count_down'; did you mean 'countdown'?", (1,), {"count_down": 1}),
+        (InvalidOption, "unknown option 'routing_key'", (1,), {"routing_key": "x"}),
+        (InvalidOption, "countdown and eta are both given", (1,), {"countdown": 1, "eta": SOON}),
+        (InvalidOption, "countdown must be seconds", (1,), {"countdown": -1}),
+        (InvalidOption, "countdown must be seconds", (1,), {"countdown": "60"}),
+        (InvalidOption, "countdown must be seconds", (1,), {"countdown": True}),
+        (InvalidOption, "countdown must be seconds", (1,), {"countdown": float("nan")}),
+        (InvalidOption, "countdown must be seconds", (1,), {"countdown": float("inf")}),
+        (InvalidOption, "countdown must be seconds", (1,), {"countdown": 10**400}),
+        (InvalidOption, "expires must be seconds", (1,), {"expires": timedelta(days=-1)}),
+        (InvalidOption, "not <int>", (1,), {"countdown": 10**5000}),
+        (InvalidOption, "not <Unprintable>", (1,), {"priority": Unprintable()}),
+        (InvalidOption, "eta must be a datetime", (1,), {"eta": 60}),
+        (InvalidOption, "has no time zone", (1,), {"eta": NAIVE}),
+        (InvalidOption, "has no time zone", (1,), {"expires": NAIVE}),
+        (InvalidOption, "has no time zone", (1,), {"eta": SOON.replace(tzinfo=BrokenZone())}),
+        (InvalidOption, "more than a hundred years away", (1,), {"eta": datetime.max.replace(tzinfo=UTC)}),
+        (
+            InvalidOption,
+            "more than a hundred years away",
+            (1,),
+            {"expires": datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))},
+        ),
+        (InvalidOption, "queue must be a text of 1 to 100", (1,), {"queue": "q" * 101}),
+        (InvalidOption, "queue must be a text of 1 to 100", (1,), {"queue": ""}),
+        (InvalidOption, "queue must be a text of 1 to 100", (1,), {"queue": b"mail"}),
+        (InvalidOption, "has a character that PostgreSQL cannot store", (1,), {"queue": "a\0"}),
+        (InvalidOption, "has a character that PostgreSQL cannot store", (1,), {"queue": "\ud800"}),
+        (InvalidOption, "priority must be an integer from 0 to 9", (1,), {"priority": 10}),
+        (InvalidOption, "priority must be an integer from 0 to 9", (1,), {"priority": 5.0}),
+        (InvalidOption, "priority must be an integer from 0 to 9", (1,), {"priority": True}),
+        (InvalidOption, "task_id='order-1' is not a UUID", (1,), {"task_id": "order-1"}),
+        (InvalidOption, "unique_key must be a text of 1 to 500", (1,), {"unique_key": "k" * 501}),
+        (InvalidOption, "has a character that PostgreSQL cannot store", (1,), {"unique_key": "\0"}),
+        (InvalidOption, "headers must be a mapping", (1,), {"headers": [1]}),
+        (InvalidOption, "ignore_result must be True or False", (1,), {"ignore_result": 1}),
+        (NotSerializable, "headers.trace: values of type object", (1,), {"headers": {"trace": object()}}),
+        (PayloadTooLarge, "headers: 2,010 bytes of JSON, more than the 1,000", (1,), {"headers": {"t": "h" * 2002}}),
+    ],
+)
+def test_a_wrong_call_is_refused_and_nothing_is_sent(
+    kind: type[PgQueueError], message: str, args: Any, options: dict[str, Any], app: PgQueue, conn: Connection
+) -> None:
+    app.configure(dsn="postgresql://nobody@127.0.0.1:1/nowhere")  # whoever sends anything is noticed
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: app.task_named("add").apply_async(args, **options),
+        lambda: app.send_task("add", args, **options),
+        lambda: asyncio.run(app.task_named("add").aapply_async(args, **options)),
+    )
+    for call in calls:
+        with pytest.raises(kind) as caught:
+            call()
+        assert message in str(caught.value)
+    if not isinstance(args, str):
+        with pytest.raises(kind):
+            app.enqueue_many([app.task_named("add").s(1), app.task_named("add").s(*args).set(**options)])
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ({"lines": [{"price": 1j}]}, "args[0].lines[0].price"),
+        ("a\0b", "args[0]"),
+        ({"a": ["\ud800"]}, "args[0].a[0]"),
+        ([0, float("nan")], "args[0][1]"),
+        ([float("-inf")], "args[0][0]"),
+        ({"at": object()}, "args[0].at"),
+        pytest.param(10**5000, "args[0]", id="5000 digits"),
+    ],
+)
+def test_a_value_that_cannot_be_stored_is_named_by_its_path(
+    value: object, path: str, app: PgQueue, conn: Connection
+) -> None:
+    with pytest.raises(NotSerializable) as caught:
+        app.task_named("anything").delay(value)
+    assert caught.value.path == path
+    with pytest.raises(NotSerializable) as caught:
+        app.task_named("anything").delay(given=value)
+    assert caught.value.path == path.replace("args[0]", "kwargs.given")
+    with pytest.raises(NotSerializable) as caught:
+        app.send_task("unregistered", (value,))
+    assert caught.value.path == path
+    assert jobs(conn) == []
+
+
+def test_the_payload_limit_is_exact(app: PgQueue, conn: Connection) -> None:
+    task = app.task_named("anything")
+    task.delay("x" * 996)
+    for args, kwargs in ((["x" * 997], {}), ([], {"k": "x" * 997}), (["é" * 499], {})):
+        with pytest.raises(PayloadTooLarge, match=r"more than the 1,000 that max_payload_bytes allows"):
+            task.apply_async(args, kwargs)
+    assert len(jobs(conn)) == 1
+
+
+@pytest.mark.parametrize("name", ["", "n" * 256, "a\0", 5])
+def test_send_task_refuses_a_name_that_cannot_be_stored(name: Any, app: PgQueue, conn: Connection) -> None:
+    with pytest.raises(InvalidOption, match="name"):
+        app.send_task(name)
+    assert jobs(conn) == []
+
+
+def test_the_first_wrong_call_of_many_stops_them_all(app: PgQueue, conn: Connection) -> None:
+    add = app.task_named("add")
+    with pytest.raises(InvalidArguments):
+        app.enqueue_many([add.s(1), add.s("one"), add.s(3)])
+    with pytest.raises(InvalidOption):
+        app.enqueue_many([add.s(1), add.s(2).set(priorty=3)])
+    assert jobs(conn) == []
+
+
+def test_missing_tables_are_a_typed_error_with_the_cure(app: PgQueue, fresh_dsn: str) -> None:
+    for options in ({"dsn": fresh_dsn}, {"schema": "nowhere"}):
+        app.configure(**options)
+        with pytest.raises(SchemaMissing, match="pgqueue migrate"):
+            app.task_named("add").delay(1)
+    app.close()
+
+
+# -- unique_key and task_id -----------------------------------------------------------------------------------------
+
+
+def test_a_unique_key_has_one_unfinished_job(app: PgQueue, conn: Connection) -> None:
+    add = app.task_named("add")
+    first = add.apply_async((1,), unique_key="k")
+    second = add.apply_async((2,), unique_key="k")
+    other = add.apply_async((3,), unique_key="l")
+    assert (first.created, second.created, other.created) == (True, False, True)
+    assert first.id == second.id != other.id
+    assert [job["args"] for job in jobs(conn)] == [[1], [3]]
+
+
+def test_a_unique_key_is_free_again_when_its_job_has_ended(app: PgQueue, conn: Connection) -> None:
+    add = app.task_named("add")
+    for outcome in (Succeeded("1"), Failed(Report("E", "m", "no"))):
+        first = add.apply_async((1,), unique_key="k")
+        end(conn, outcome)
+        second = add.apply_async((1,), unique_key="k")
+        assert second.created
+        assert second.id != first.id
+        second.revoke()
+
+
+def test_a_unique_key_counts_among_many_as_well(app: PgQueue, conn: Connection) -> None:
+    add = app.task_named("add")
+    there = add.apply_async((0,), unique_key="a")
+    calls = [add.s(n).set(unique_key=key) for n, key in enumerate("abab")]
+    handles = app.enqueue_many(calls)
+    assert [handle.created for handle in handles] == [False, True, False, False]
+    assert handles[0].id == handles[2].id == there.id
+    assert handles[1].id == handles[3].id
+    assert len(jobs(conn)) == 2
+
+
+def test_a_unique_key_holds_among_threads(app: PgQueue, conn: Connection) -> None:
+    gate, created = threading.Barrier(8), []
+
+    def enqueue() -> None:
+        gate.wait()
+        created.append(app.task_named("add").apply_async((1,), unique_key="k"))
+
+    threads = [threading.Thread(target=enqueue) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(handle.created for handle in created) == 1
+    assert {handle.id for handle in created} == {str(only(conn)["id"])}
+
+
+def test_an_id_that_waits_is_not_enqueued_again(app: PgQueue, conn: Connection) -> None:
+    id_ = str(uuid4())
+    first = app.task_named("add").apply_async((1,), task_id=id_)
+    second = app.task_named("add").apply_async((2,), task_id=UUID(id_))
+    third = app.task_named("add").apply_async((3,), task_id=f"{{{id_.upper()}}}")
+    assert (first.created, second.created, third.created) == (True, False, False)
+    assert first == second == third == id_
+    assert only(conn)["args"] == [1]
+
+
+def test_an_id_that_has_succeeded_is_not_run_again(app: PgQueue, conn: Connection) -> None:
+    id_ = str(uuid4())
+    app.task_named("add").apply_async((1,), task_id=id_)
+    end(conn, Succeeded("1"))
+    again = app.task_named("add").apply_async((1,), task_id=id_)
+    assert not again.created
+    assert again.get(timeout=5) == 1
+    assert jobs(conn) == []
+
+
+def test_an_id_that_has_failed_may_run_again(app: PgQueue, conn: Connection) -> None:
+    id_ = str(uuid4())
+    app.task_named("add").apply_async((1,), task_id=id_)
+    end(conn, Failed(Report("E", "m", "no")))
+    again = app.task_named("add").apply_async((2,), task_id=id_)
+    assert again.created
+    assert (only(conn)["args"], only(conn)["attempt"]) == ([2], 1)
+    assert again.state == "PENDING"
+
+
+# -- many at once ---------------------------------------------------------------------------------------------------
+
+
+def test_thousands_of_jobs_are_one_statement(app: PgQueue, conn: Connection) -> None:
+    add = app.task_named("add")
+    handles = app.enqueue_many(add.s(n).set(priority=n % 10) for n in range(5000))
+    statement = "select count(*), count(distinct xmin::text), count(distinct cmin::text), count(distinct enqueued_at)"
+    assert conn.execute(f"{statement} from pgqueue.job").fetchall() == [(5000, 1, 1, 1)]
+    found = {str(job["id"]): (job["args"], job["priority"]) for job in jobs(conn)}
+    assert [found[handle.id] for handle in handles] == [([n], n % 10) for n in range(5000)]
+    assert all(handle.created for handle in handles)
+
+
+def test_no_call_at_all_needs_no_database() -> None:
+    app = PgQueue("shop", dsn="postgresql://nobody@127.0.0.1:1/nowhere")
+    assert app.enqueue_many([]) == []
+    assert asyncio.run(app.aenqueue_many(iter(()))) == []
+
+
+def test_tasks_and_options_may_be_mixed(app: PgQueue, conn: Connection) -> None:
+    app.enqueue_many(
+        [
+            app.task_named("add").s(1).set(queue="a", countdown=10).set(priority=2),
+            app.task_named("anything").s("x", k=None).set(headers={"h": 1}),
+        ]
+    )
+    first, second = jobs(conn)
+    assert (first["task"], first["queue"], first["priority"]) == ("add", "a", 2)
+    assert first["wait"] == timedelta(seconds=10)
+    assert (second["task"], second["args"], second["kwargs"], second["headers"]) == (
+        "anything",
+        ["x"],
+        {"k": None},
+        {"h": 1},
+    )
+
+
+# -- the family of a job --------------------------------------------------------------------------------------------
+
+
+def claimed(root_id: str | None = None) -> Claim:
+    now = datetime.now(UTC)
+    return Claim(
+        new_id(), "add", "default", 5, "[]", "{}", 1, 0, 0, now, now, None, False, False, None, root_id, None, None
+    )
+
+
+@pytest.mark.parametrize("root", [None, new_id()])
+def test_a_job_enqueued_inside_a_task_knows_parent_and_root(root: str | None, app: PgQueue, conn: Connection) -> None:
+    claim = claimed(root)
+    token = _current.set(Context("add", claim))
+    try:
+        app.task_named("add").delay(1)
+        app.send_task("unregistered")
+        app.enqueue_many([app.task_named("add").s(2)])
+    finally:
+        _current.reset(token)
+    assert {(str(job["parent_id"]), str(job["root_id"])) for job in jobs(conn)} == {(claim.id, root or claim.id)}
+
+
+def test_a_task_that_is_called_directly_is_nobodys_parent(app: PgQueue, conn: Connection) -> None:
+    app.task(name="outer")(lambda: app.task_named("add").delay(1))
+    app.task_named("outer")()
+    assert (only(conn)["parent_id"], only(conn)["root_id"]) == (None, None)
+
+
+# -- transactions of the app ----------------------------------------------------------------------------------------
+
+
+def test_the_apps_own_transaction_commits_or_rolls_back_as_a_whole(app: PgQueue, conn: Connection) -> None:
+    conn.execute("create table if not exists business (id int); truncate business")
+    add = app.task_named("add")
+    with app.transaction() as connection:
+        connection.execute("insert into business values (1)")
+        kept = add.apply_async((1,), connection=connection)
+        assert jobs(conn) == []
+    with pytest.raises(ZeroDivisionError), app.transaction() as connection:
+        connection.execute("insert into business values (2)")
+        add.apply_async((2,), connection=connection)
+        raise ZeroDivisionError
+    assert str(only(conn)["id"]) == kept.id
+    assert conn.execute("select id from business").fetchall() == [(1,)]
+
+
+async def test_the_apps_own_async_transaction_does_too(app: PgQueue, conn: Connection) -> None:
+    add = app.task_named("add")
+    async with app.atransaction() as connection:
+        await connection.execute("select 1")
+        kept = await add.aapply_async((1,), connection=connection)
+        assert jobs(conn) == []
+    with pytest.raises(ZeroDivisionError):
+        async with app.atransaction() as connection:
+            await add.aapply_async((2,), connection=connection)
+            raise ZeroDivisionError
+    await app.aclose()
+    assert str(only(conn)["id"]) == kept.id
+
+
+def test_a_transaction_survives_a_refused_call(app: PgQueue, conn: Connection) -> None:
+    add = app.task_named("add")
+    with app.transaction() as connection:
+        with pytest.raises(NotSerializable):
+            app.task_named("anything").apply_async((object(),), connection=connection)
+        add.apply_async((1,), connection=connection)
+    assert only(conn)["args"] == [1]
+
+
+# -- configure ------------------------------------------------------------------------------------------------------
+
+
+def test_configure_points_the_app_elsewhere(app: PgQueue, conn: Connection, dsn: str, fresh_dsn: str) -> None:
+    app.task_named("add").delay(1)
+    with psycopg.connect(fresh_dsn, autocommit=True) as elsewhere:
+        elsewhere.execute(schema("jobs_of_shop"))
+        app.configure(dsn=fresh_dsn, schema="jobs_of_shop")
+        handle = app.task_named("add").delay(2)
+        assert elsewhere.execute("select id::text, args from jobs_of_shop.job").fetchall() == [(handle.id, [2])]
+        assert handle.state == "PENDING"
+        app.configure(dsn=dsn, schema="pgqueue")
+        assert handle.state == "UNKNOWN"
+    assert only(conn)["args"] == [1]
+
+
+def test_configure_keeps_the_other_settings(app: PgQueue) -> None:
+    app.configure(schema="other")
+    assert (app.settings.schema_name, app.settings.max_payload_bytes) == ("other", 1000)
+    with pytest.raises(SettingsError, match="cannot be used"):
+        app.configure(schema="Robert'); drop table")

@@ -6,68 +6,28 @@ import difflib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
-
-import psycopg
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from pgqueue.database import Database, Listener, aenqueue_on, enqueue_on
+from pgqueue.decorators import (
+    AsyncConnection,
+    BoundDecorator,
+    BoundTransactionalDecorator,
+    Connection,
+    PlainDecorator,
+    TransactionalDecorator,
+)
 from pgqueue.errors import InvalidOption, UnknownTask
-from pgqueue.options import call_options, check_names, check_text
+from pgqueue.options import TASK_OPTIONS, TaskOptions, call_options, check_names, check_text
 from pgqueue.result import AsyncResult
 from pgqueue.settings import Settings, find_dsn, load_settings
 from pgqueue.statements import Statement, Statements
-from pgqueue.task import TASK_OPTIONS, Signature, Task, TaskOptions, new_job
+from pgqueue.task import Signature, Task, new_job
 from pgqueue.types import Enqueued, NewJob
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Handle = AsyncResult
-Connection = psycopg.Connection[Any]
-AsyncConnection = psycopg.AsyncConnection[Any]
-
-
-class PlainDecorator(Protocol):
-    """Makes a task of a function or of a coroutine function, with the function's signature."""
-
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> Task[P, R, R]: ...
-
-
-class BoundDecorator(Protocol):
-    """The same for `bind=True`: callers do not see the first parameter, the task itself."""
-
-    @overload
-    def __call__(
-        self, function: Callable[Concatenate[Task[..., Any, Any], P], Coroutine[Any, Any, R]], /
-    ) -> Task[P, R, Coroutine[Any, Any, R]]: ...
-    @overload
-    def __call__(self, function: Callable[Concatenate[Task[..., Any, Any], P], R], /) -> Task[P, R, R]: ...
-
-
-class TransactionalDecorator(Protocol):
-    """The same for `transactional=True`: callers do not see the first parameter, the connection."""
-
-    @overload
-    def __call__(
-        self, function: Callable[Concatenate[AsyncConnection, P], Coroutine[Any, Any, R]], /
-    ) -> Task[P, R, Coroutine[Any, Any, R]]: ...
-    @overload
-    def __call__(self, function: Callable[Concatenate[Connection, P], R], /) -> Task[P, R, R]: ...
-
-
-class BoundTransactionalDecorator(Protocol):
-    """The same for both: the task first, then the connection."""
-
-    @overload
-    def __call__(
-        self,
-        function: Callable[Concatenate[Task[..., Any, Any], AsyncConnection, P], Coroutine[Any, Any, R]],
-        /,
-    ) -> Task[P, R, Coroutine[Any, Any, R]]: ...
-    @overload
-    def __call__(self, function: Callable[Concatenate[Task[..., Any, Any], Connection, P], R], /) -> Task[P, R, R]: ...
 
 
 class PgQueue:

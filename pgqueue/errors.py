@@ -158,7 +158,7 @@ class Retry(TaskPredicate):
 
     def __str__(self) -> str:
         when = f"at {self.eta.isoformat()}" if self.eta else f"in {self.countdown or 0:g}s"
-        reason = self.message or (repr(self.exc) if self.exc else "")
+        reason = self.message or ("" if self.exc is None else repr(self.exc))
         return f"Retry {when}: {reason}" if reason else f"Retry {when}"
 
 

@@ -1,15 +1,17 @@
-"""The options of one call, checked where they are given."""
+"""The options of a task and of one call, checked where they are given."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from pgqueue.errors import InvalidOption
 from pgqueue.ids import check_id
+from pgqueue.retry import RetryPolicy
 
 #: Longest countdown and farthest eta: a hundred years, in seconds. A longer one is a mistake in the unit.
 LONGEST = 100 * 366 * 86_400.0
@@ -136,3 +138,91 @@ def seconds(option: str, value: object) -> float:
     ):
         raise InvalidOption(f"{option} must be seconds from 0 to a hundred years (or a timedelta), not {shown(value)}")
     return float(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """What may be said about a task where it is declared; the names and meanings are Celery's.
+
+    - `name`: default module.function; rows carry it, so it must not change while jobs wait.
+    - `bind`: pass the task as first argument, for `self.retry()` and `self.request`.
+    - `transactional`: run the body in the transaction of its acknowledgement, and pass the connection first.
+    - `queue`, `priority`, `expires`, `ignore_result`: for calls that do not say it themselves.
+    - `acks_late`: acknowledge when it has ended (default True: at least once), or with the claim (False: at most
+      once; a lost worker then leaves a FAILURE).
+    - `max_retries`: repeats after the first run, None for no limit; default 3.
+    - `default_retry_delay`: seconds before a retry where nothing else is said; default 180.
+    - `autoretry_for`, `dont_autoretry_for`: exceptions that are, and are not, retried by themselves.
+    - `retry_kwargs`: `max_retries` and `countdown` for automatic retries.
+    - `retry_backoff`: seconds of the first wait, doubled each time (True: 1); `retry_backoff_max`: longest wait,
+      default 600; `retry_jitter`: wait a random part of it, default True.
+    - `typing`: check arguments where the call is made; default True.
+    """
+
+    name: str | None = None
+    bind: bool = False
+    transactional: bool = False
+    queue: str | None = None
+    priority: int = 5
+    expires: float | timedelta | None = None
+    ignore_result: bool = False
+    acks_late: bool = True
+    max_retries: int | None = 3
+    default_retry_delay: float = 180.0
+    autoretry_for: Sequence[type[BaseException]] = ()
+    dont_autoretry_for: Sequence[type[BaseException]] = ()
+    retry_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    retry_backoff: bool | float = False
+    retry_backoff_max: float = 600.0
+    retry_jitter: bool = True
+    typing: bool = True
+
+    def __post_init__(self) -> None:
+        if self.queue is not None:
+            check_text("queue", self.queue, 100)
+        if self.expires is not None:
+            seconds("expires", self.expires)
+        check_priority(self.priority)
+        for option in ("default_retry_delay", "retry_backoff_max"):
+            seconds(option, getattr(self, option))
+        if not isinstance(self.retry_backoff, bool):
+            seconds("retry_backoff", self.retry_backoff)
+        for option in ("bind", "transactional", "ignore_result", "acks_late", "retry_jitter", "typing"):
+            if not isinstance(getattr(self, option), bool):
+                raise InvalidOption(f"{option} must be True or False, not {shown(getattr(self, option))}")
+        for option in ("autoretry_for", "dont_autoretry_for"):
+            _check_exceptions(option, getattr(self, option))
+        check_limit("max_retries", self.max_retries)
+        if not isinstance(self.retry_kwargs, Mapping):
+            raise InvalidOption(f"retry_kwargs must be a mapping, not {shown(self.retry_kwargs)}")
+        check_names("key of retry_kwargs", self.retry_kwargs, ("max_retries", "countdown"))
+        check_limit("max_retries of retry_kwargs", self.retry_kwargs.get("max_retries"))
+        seconds("countdown of retry_kwargs", self.retry_kwargs.get("countdown", 0))
+
+    def policy(self) -> RetryPolicy:
+        """Return the retry policy that these options describe."""
+        return RetryPolicy(
+            autoretry_for=tuple(self.autoretry_for),
+            dont_autoretry_for=tuple(self.dont_autoretry_for),
+            max_retries=self.retry_kwargs.get("max_retries", self.max_retries),
+            delay=seconds("countdown", self.retry_kwargs.get("countdown", self.default_retry_delay)),
+            backoff=max(1.0, float(self.retry_backoff)) if self.retry_backoff else 0.0,
+            backoff_max=self.retry_backoff_max,
+            jitter=self.retry_jitter,
+        )
+
+
+TASK_OPTIONS = tuple(TaskOptions.__slots__)
+
+
+def check_limit(option: str, value: object) -> None:
+    """Raise InvalidOption unless a limit of retries is an integer from 0, or None for no limit."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise InvalidOption(f"{option} must be an integer from 0 or None for no limit, not {shown(value)}")
+
+
+def _check_exceptions(option: str, value: object) -> None:
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(kind, type) and issubclass(kind, BaseException) for kind in value
+    ):
+        raise InvalidOption(f"{option} must be a tuple of exception classes, such as (OSError,), not {shown(value)}")

@@ -62,7 +62,7 @@ def guarded() -> Iterator[None]:
         if state in SQLSTATES and isinstance(error, psycopg.Error):
             diag = error.diag
             raise SQLSTATES[state](". ".join(filter(None, (diag.message_primary, diag.message_hint)))) from error
-        if (state in SCHEMA_SQLSTATES and "pgqueue" in str(error)) or state == "3F000":
+        if state in SCHEMA_SQLSTATES:  # the statement is ours, so what it misses is ours
             raise SchemaMissing from error
         raise
 

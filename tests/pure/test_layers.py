@@ -20,6 +20,7 @@ _ROWS = (
     {"tracer", "database", "embedded"},
     {"result", "schedule"},
     {"task"},
+    {"decorators"},
     {"app", "canvas"},
     {"worker"},
     {"cli", "web", "contrib", "testing"},

@@ -255,9 +255,7 @@ def test_a_stale_pid_file_harms_nobody(folder: Path, start: Start) -> None:
     with subprocess.Popen(["sleep", "600"]) as bystander:
         pretend_crash(folder, start, bystander.pid)
         server = start()
-        assert "already exists" in server.directory.joinpath("server.log").read_text(), (
-            "PostgreSQL saw no obstacle"
-        )
+        assert "already exists" in server.directory.joinpath("server.log").read_text(), "PostgreSQL saw no obstacle"
         assert kept_rows(server.dsn) == 1000
         server.stop()
         assert bystander.poll() is None

@@ -25,8 +25,8 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
+from pgqueue.options import TASK_OPTIONS
 from pgqueue.settings import Settings
-from pgqueue.task import TASK_OPTIONS
 
 _ROOT = Path(__file__).parents[2]
 _README = (_ROOT / "README.md").read_text(encoding="utf-8")

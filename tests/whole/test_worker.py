@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from pgqueue import PgQueue, State, TaskFailed, TaskRevokedError, WorkerLostError
+from pgqueue.sql import schema
 
 Start = Callable[..., subprocess.Popen[str]]
 Said = Callable[..., list[list[str]]]
@@ -426,6 +427,16 @@ def test_leases_of_a_worker_that_is_not_on_the_list_are_taken_back(
     assert result.get(timeout=20) == 2
     assert end(worker) == 0
     assert "not on the list" in log_of(worker)
+
+
+def test_a_worker_on_a_schema_of_another_version_says_what_to_do(start: Start, fresh_dsn: str) -> None:
+    with psycopg.connect(fresh_dsn, autocommit=True) as connection:
+        connection.execute(schema().encode())
+        connection.execute("drop function pgqueue.claim")
+    worker = start("-P", "solo", PGQUEUE_DSN=fresh_dsn)
+    assert worker.wait(20) == 1
+    assert "pgqueue migrate" in log_of(worker)
+    assert "Traceback" not in log_of(worker)
 
 
 def test_an_ignored_result_leaves_no_row(yard: PgQueue, start: Start, conn: Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -102,11 +103,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.Abort as error:
         # Click raises it for Ctrl-C, for the end of the input, and for a "no" to its question.
         code = _INTERRUPTED if isinstance(error.__context__, KeyboardInterrupt) else 1
+    except KeyboardInterrupt:  # between two commands of ours, so Click has not met it
+        code = _INTERRUPTED
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except Exception as error:
         code = _report(error, context)
+    if code == _INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is tidied up: a second Ctrl-C would only spoil the code
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -16,8 +16,9 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
     AsyncSession,
     async_scoped_session,
     async_sessionmaker,
@@ -66,6 +67,7 @@ def app(dsn: str) -> Iterator[PgQueue]:
 @pytest.fixture
 def conn(conn: Connection) -> Connection:
     """An autocommit connection that looks on from outside; the business table is there and empty."""
+    conn.execute("set lock_timeout = '5s'")  # what an earlier test has left open is to be seen at once
     conn.execute("create table if not exists business (id int)")
     conn.execute("truncate business")
     return conn
@@ -167,23 +169,29 @@ async def psycopg_pooled_connection(dsn: str) -> AsyncIterator[Caller]:
 @asynccontextmanager
 async def async_psycopg_connection(dsn: str) -> AsyncIterator[Caller]:
     connection = await psycopg.AsyncConnection.connect(dsn)
-    yield Caller(connection, connection.execute, connection.commit, connection.rollback)
-    await connection.close()
+    try:
+        yield Caller(connection, connection.execute, connection.commit, connection.rollback)
+    finally:
+        await connection.close()
 
 
 @asynccontextmanager
 async def async_psycopg_cursor(dsn: str) -> AsyncIterator[Caller]:
     connection = await psycopg.AsyncConnection.connect(dsn)
-    yield Caller(connection.cursor(), connection.execute, connection.commit, connection.rollback)
-    await connection.close()
+    try:
+        yield Caller(connection.cursor(), connection.execute, connection.commit, connection.rollback)
+    finally:
+        await connection.close()
 
 
 @asynccontextmanager
 async def async_psycopg_connection_in_pipeline_mode(dsn: str) -> AsyncIterator[Caller]:
     connection = await psycopg.AsyncConnection.connect(dsn)
-    async with connection.pipeline():
-        yield Caller(connection, connection.execute, connection.commit, connection.rollback)
-    await connection.close()
+    try:
+        async with connection.pipeline():
+            yield Caller(connection, connection.execute, connection.commit, connection.rollback)
+    finally:
+        await connection.close()
 
 
 @asynccontextmanager
@@ -191,8 +199,10 @@ async def asyncpg_connection(dsn: str) -> AsyncIterator[Caller]:
     connection = await asyncpg.connect(dsn)
     transaction = connection.transaction()
     await transaction.start()
-    yield Caller(connection, connection.execute, transaction.commit, transaction.rollback)
-    await connection.close()
+    try:
+        yield Caller(connection, connection.execute, transaction.commit, transaction.rollback)
+    finally:
+        await connection.close()
 
 
 @asynccontextmanager
@@ -202,8 +212,10 @@ async def asyncpg_connection_with_a_codec_for_json(dsn: str) -> AsyncIterator[Ca
         await connection.set_type_codec(kind, encoder=str, decoder=lambda read: read.upper(), schema="pg_catalog")
     transaction = connection.transaction()
     await transaction.start()
-    yield Caller(connection, connection.execute, transaction.commit, transaction.rollback)
-    await connection.close()
+    try:
+        yield Caller(connection, connection.execute, transaction.commit, transaction.rollback)
+    finally:
+        await connection.close()
 
 
 @asynccontextmanager
@@ -218,6 +230,24 @@ async def asyncpg_pooled_connection(dsn: str) -> AsyncIterator[Caller]:
 
 def for_driver(dsn: str, driver: str) -> str:
     return dsn.replace("postgresql://", f"postgresql+{driver}://")
+
+
+@contextmanager
+def engine_on(dsn: str) -> Iterator[Engine]:
+    engine = create_engine(for_driver(dsn, "psycopg"))
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@asynccontextmanager
+async def async_engine_on(dsn: str, driver: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(for_driver(dsn, driver))
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
 
 
 def of_sqlalchemy(connection: Any) -> Caller:
@@ -236,36 +266,31 @@ def of_async_sqlalchemy(connection: Any) -> Caller:
 
 @asynccontextmanager
 async def sqlalchemy_connection(dsn: str) -> AsyncIterator[Caller]:
-    engine = create_engine(for_driver(dsn, "psycopg"))
-    with engine.connect() as connection:
+    with engine_on(dsn) as engine, engine.connect() as connection:
         yield of_sqlalchemy(connection)
-    engine.dispose()
 
 
 @asynccontextmanager
 async def sqlalchemy_session(dsn: str) -> AsyncIterator[Caller]:
-    engine = create_engine(for_driver(dsn, "psycopg"))
-    with Session(engine) as session:
+    with engine_on(dsn) as engine, Session(engine) as session:
         yield of_sqlalchemy(session)
-    engine.dispose()
 
 
 @asynccontextmanager
 async def sqlalchemy_scoped_session(dsn: str) -> AsyncIterator[Caller]:
-    engine = create_engine(for_driver(dsn, "psycopg"))
-    session = scoped_session(sessionmaker(engine))
-    yield of_sqlalchemy(session)
-    session.remove()
-    engine.dispose()
+    with engine_on(dsn) as engine:
+        session = scoped_session(sessionmaker(engine))
+        try:
+            yield of_sqlalchemy(session)
+        finally:
+            session.remove()
 
 
 def async_sqlalchemy_connection(driver: str) -> Open:
     @asynccontextmanager
     async def opened(dsn: str) -> AsyncIterator[Caller]:
-        engine = create_async_engine(for_driver(dsn, driver))
-        async with engine.connect() as connection:
+        async with async_engine_on(dsn, driver) as engine, engine.connect() as connection:
             yield of_async_sqlalchemy(connection)
-        await engine.dispose()
 
     return opened
 
@@ -273,21 +298,20 @@ def async_sqlalchemy_connection(driver: str) -> Open:
 def async_sqlalchemy_session(driver: str) -> Open:
     @asynccontextmanager
     async def opened(dsn: str) -> AsyncIterator[Caller]:
-        engine = create_async_engine(for_driver(dsn, driver))
-        async with AsyncSession(engine) as session:
+        async with async_engine_on(dsn, driver) as engine, AsyncSession(engine) as session:
             yield of_async_sqlalchemy(session)
-        await engine.dispose()
 
     return opened
 
 
 @asynccontextmanager
 async def async_sqlalchemy_scoped_session(dsn: str) -> AsyncIterator[Caller]:
-    engine = create_async_engine(for_driver(dsn, "asyncpg"))
-    session = async_scoped_session(async_sessionmaker(engine), scopefunc=lambda: 1)
-    yield of_async_sqlalchemy(session)
-    await session.remove()
-    await engine.dispose()
+    async with async_engine_on(dsn, "asyncpg") as engine:
+        session = async_scoped_session(async_sessionmaker(engine), scopefunc=lambda: 1)
+        try:
+            yield of_async_sqlalchemy(session)
+        finally:
+            await session.remove()
 
 
 SYNC: dict[str, Open] = {

@@ -30,6 +30,8 @@ Demo = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 
 _COMMAND = (sys.executable, "-m", "pgqueue", "demo")
 _FEW = ("--limit", "150")
+#: A shell shows both as 130; the second is Python's own, in the moments before and after ours.
+_INTERRUPTED = (130, -signal.SIGINT)
 _SOME = ("--limit", "300")  # enough of them to be interrupted half-way
 _PATIENCE = 20.0  # seconds for processes to end
 
@@ -198,7 +200,7 @@ def test_ctrl_c_leaves_nothing(demo: Demo, mark: str, folder: Path, moment: str)
         assert len(left(mark)) > 1
         os.killpg(process.pid, signal.SIGINT)
         code, _, err = finish(process)
-    assert code == 130, err
+    assert code in _INTERRUPTED, err
     assert "Traceback" not in err
     assert not left(mark)
     assert not list(folder.iterdir())
@@ -213,7 +215,7 @@ def test_ctrl_c_while_the_server_starts_leaves_nothing(demo: Demo, mark: str, fo
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGINT)
         code, _, err = finish(process)
-    assert code == 130, err
+    assert code in _INTERRUPTED, err
     assert not left(mark)
     assert not list(folder.iterdir())
 
@@ -224,7 +226,7 @@ def test_a_second_ctrl_c_does_not_disturb_the_cleaning(demo: Demo, mark: str, fo
         for _ in range(5):
             os.killpg(process.pid, signal.SIGINT)
             time.sleep(0.05)
-        assert finish(process)[0] == 130
+        assert finish(process)[0] in _INTERRUPTED
     assert not left(mark)
     assert not list(folder.iterdir())
 

@@ -24,7 +24,7 @@ select head.id,
        select j.id, j.queue, j.priority, j.task, j.eta, j.retries, j.attempt, j.unique_key
          from pgqueue.job j
         where j.queue = line.queue and j.priority = level and j.eta <= statement_timestamp() and j.worker is null
-        order by j.eta, j.id
+        order by j.eta
         limit 50) head
  where line.queue is not null
  order by head.priority desc, head.eta, head.id

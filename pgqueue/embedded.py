@@ -186,7 +186,16 @@ class Embedded:
         new.mkdir(mode=0o700)
         account.own(new)
         options = ("-A", "trust", "-U", "postgres", "-N", "--locale=C.UTF-8", "-E", "UTF8")
-        if self._spawn(account, [str(bindir / "initdb"), "-D", str(new), *options]).wait() != 0:
+        initdb = self._spawn(account, [str(bindir / "initdb"), "-D", str(new), *options])
+        try:
+            failed = initdb.wait() != 0
+        except BaseException:  # Ctrl-C: whoever removes the folder now must not meet a writer in it
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(initdb.pid, signal.SIGKILL)
+            initdb.wait()
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        if failed:
             raise self._failure("cannot be initialized")
         new.rename(self._data)
 
@@ -204,8 +213,6 @@ class Embedded:
         settings = {**self._settings, "unix_socket_directories": f'"{folder}"'}
         command = [str(bindir / "postgres"), "-D", str(self._data)]
         command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        if _works(_LIFELINE):
-            command = [*_LIFELINE, *_IF_OWNER_LIVES, str(os.getpid()), *command]
         while time.monotonic() < deadline:
             self._server = self._spawn(account, command)
             if _ready(self._server, self._data, deadline):
@@ -216,6 +223,8 @@ class Embedded:
 
     def _spawn(self, account: _Account, command: Sequence[str]) -> subprocess.Popen[bytes]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
+        if _works(_LIFELINE):
+            command = [*_LIFELINE, *_IF_OWNER_LIVES, str(os.getpid()), *command]
         with self._log.open("ab") as log:
             account.own(self._log)
             self._log_start = log.tell()

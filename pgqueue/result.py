@@ -244,7 +244,9 @@ class AsyncResult(Generic[R]):
                     if status.state in READY_STATES or status.state == State.UNKNOWN or left <= 0:
                         return status
                     try:
-                        await asyncio.wait_for(told.wait(), min(pause, left))
+                        # Not wait_for, which in Python 3.11 swallows a cancellation that meets the notification.
+                        async with asyncio.timeout(min(pause, left)):
+                            await told.wait()
                         told.clear()
                     except TimeoutError:
                         pass

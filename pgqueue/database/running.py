@@ -53,8 +53,12 @@ async def arun(connection: AsyncConnection, statement: Statement[T]) -> list[T]:
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
-    """Turn errors of a driver that pgqueue has a word for into that word; the others pass as they are."""
+def guarded(*, alone: bool = True) -> Iterator[None]:
+    """Turn errors of a driver that pgqueue has a word for into that word; the others pass as they are.
+
+    - `alone`: whether only a statement of ours is run. A Session of SQLAlchemy may send pending rows of the caller
+      before it, and a table that these miss is his own affair.
+    """
     try:
         yield
     except Exception as error:
@@ -62,7 +66,7 @@ def guarded() -> Iterator[None]:
         if state in SQLSTATES and isinstance(error, psycopg.Error):
             diag = error.diag
             raise SQLSTATES[state](". ".join(filter(None, (diag.message_primary, diag.message_hint)))) from error
-        if state in SCHEMA_SQLSTATES:  # the statement is ours, so what it misses is ours
+        if state in SCHEMA_SQLSTATES and (alone or "pgqueue" in str(error)):
             raise SchemaMissing from error
         raise
 

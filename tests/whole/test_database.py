@@ -216,15 +216,20 @@ async def test_an_async_enqueue_committed_unheard_is_not_run_again_either(conn: 
     assert jobs(conn) == []
 
 
-def test_a_server_that_became_read_only_is_left_for_a_new_connection(app: PgQueue, conn: Connection) -> None:
+def test_a_server_that_became_read_only_is_left_for_a_new_connection(dsn: str, conn: Connection) -> None:
     """A demoted leader keeps its sessions; the address leads to the new one."""
+    app = PgQueue("shop", dsn=dsn, pool_size=1)
+    app.task(name="add")(add)
     with app.database.connection() as connection:
         connection.execute("set default_transaction_read_only = on")
     app.task_named("add").delay(1)
+    app.close()
     assert only(conn)["args"] == [1]
 
 
-async def test_so_it_is_for_the_async_connections(app: PgQueue, conn: Connection) -> None:
+async def test_so_it_is_for_the_async_connections(dsn: str, conn: Connection) -> None:
+    app = PgQueue("shop", dsn=dsn, pool_size=1)
+    app.task(name="add")(add)
     async with app.database.aconnection() as connection:
         await connection.execute("set default_transaction_read_only = on")
     await app.task_named("add").adelay(1)
@@ -394,11 +399,11 @@ def test_an_sqlstate_of_ours_becomes_our_error(app: PgQueue, conn: Connection) -
         run(conn, STATEMENTS.hold(claim, new_id()))
 
 
-def test_a_missing_table_of_the_users_is_his_own_affair(app: PgQueue, conn: Connection) -> None:
-    with pytest.raises(psycopg.errors.UndefinedTable):
-        run(conn, sql("select * from nowhere"))
-    with pytest.raises(SchemaMissing):
+def test_what_our_statements_miss_is_ours_and_what_the_users_miss_is_theirs(app: PgQueue, conn: Connection) -> None:
+    with pytest.raises(SchemaMissing, match="pgqueue migrate"):
         run(conn, sql("select * from pgqueue.nowhere"))
+    with pytest.raises(psycopg.errors.UndefinedTable), app.transaction() as connection:
+        connection.execute("select * from nowhere")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint bench clean
+.PHONY: help venv demo test system check lint bench clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -23,6 +23,12 @@ demo: $(INSTALLED) ## run the demonstration: a server, workers, tasks
 
 test: $(INSTALLED) ## run all tests, the slow ones too
 	$(BIN)/python -m pytest
+
+SYSTEM := $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
+
+system: $(INSTALLED) ## run the tests that need a database on the PostgreSQL of this system, if it has one
+	$(if $(SYSTEM),PGQUEUE_TEST_BINDIR=$(SYSTEM) $(BIN)/python -m pytest -m "not slow" tests/sql tests/whole \
+	    --ignore=tests/whole/test_embedded.py --ignore=tests/whole/test_demo.py,@echo "No PostgreSQL in /usr/lib/postgresql.")
 
 check: lint ## formatting, lint, types and the fast tests
 	$(BIN)/python -m pytest -m "not slow"

@@ -206,10 +206,14 @@ class TaskOptions:
             dont_autoretry_for=tuple(self.dont_autoretry_for),
             max_retries=self.retry_kwargs.get("max_retries", self.max_retries),
             delay=seconds("countdown", self.retry_kwargs.get("countdown", self.default_retry_delay)),
-            backoff=max(1.0, float(self.retry_backoff)) if self.retry_backoff else 0.0,
-            backoff_max=self.retry_backoff_max,
+            backoff=max(1.0, self._backoff()) if self.retry_backoff else 0.0,
+            backoff_max=seconds("retry_backoff_max", self.retry_backoff_max),
             jitter=self.retry_jitter,
         )
+
+    def _backoff(self) -> float:
+        value = self.retry_backoff
+        return float(value) if isinstance(value, bool) else seconds("retry_backoff", value)
 
 
 TASK_OPTIONS = tuple(TaskOptions.__slots__)

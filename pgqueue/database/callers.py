@@ -55,7 +55,7 @@ def enqueue_on(connection: object, statement: Statement[T]) -> list[T]:
             return run(given.connection, statement)
         case "sqlalchemy":
             call = _for_sqlalchemy(given, statement)
-            with guarded(alone=False):
+            with guarded(word="enqueue_many"):
                 return [statement.row(tuple(row)) for row in given.execute(*call).all()]
         case "django":
             return _run_django(given, statement)
@@ -78,7 +78,7 @@ async def aenqueue_on(connection: object, statement: Statement[T]) -> list[T]:
             # Through SQLAlchemy's own execute: its dialect for asyncpg opens the transaction with the first
             # statement that it sees, so a statement on the raw connection before that would commit by itself.
             call = _for_sqlalchemy(given, statement)
-            with guarded(alone=False):
+            with guarded(word="enqueue_many"):
                 return [statement.row(tuple(row)) for row in (await given.execute(*call)).all()]
     return enqueue_on(connection, statement)
 

@@ -53,11 +53,11 @@ async def arun(connection: AsyncConnection, statement: Statement[T]) -> list[T]:
 
 
 @contextmanager
-def guarded(*, alone: bool = True) -> Iterator[None]:
+def guarded(*, word: str = "") -> Iterator[None]:
     """Turn errors of a driver that pgqueue has a word for into that word; the others pass as they are.
 
-    - `alone`: whether only a statement of ours is run. A Session of SQLAlchemy may send pending rows of the caller
-      before it, and a table that these miss is his own affair.
+    - `word`: one that only our statement has, where others may be sent with it: a Session of SQLAlchemy may send
+      pending rows of the caller before it, and a table that these miss is his own affair.
     """
     try:
         yield
@@ -66,7 +66,7 @@ def guarded(*, alone: bool = True) -> Iterator[None]:
         if state in SQLSTATES and isinstance(error, psycopg.Error):
             diag = error.diag
             raise SQLSTATES[state](". ".join(filter(None, (diag.message_primary, diag.message_hint)))) from error
-        if state in SCHEMA_SQLSTATES and (alone or "pgqueue" in str(error)):
+        if state in SCHEMA_SQLSTATES and word in str(getattr(error, "statement", "")):
             raise SchemaMissing from error
         raise
 

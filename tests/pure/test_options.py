@@ -16,6 +16,7 @@ from pgqueue.options import (
     CALL_OPTIONS,
     LONGEST,
     CallOptions,
+    TaskOptions,
     call_options,
     check_names,
     check_priority,
@@ -219,3 +220,13 @@ def test_any_value_can_be_shown(value: object, text: str) -> None:
 def test_all_refusals_are_errors_of_pgqueue_and_of_values() -> None:
     assert issubclass(InvalidOption, PgQueueError)
     assert issubclass(InvalidOption, ValueError)
+
+
+def test_waits_of_a_task_may_be_given_as_timedeltas() -> None:
+    minute: Any = timedelta(minutes=1)
+    policy = TaskOptions(
+        default_retry_delay=minute, retry_backoff=minute, retry_backoff_max=2 * minute, retry_jitter=False
+    ).policy()
+    assert (policy.delay, policy.wait(0), policy.wait(5)) == (60.0, 60.0, 120.0)
+    assert TaskOptions(retry_backoff=True, retry_jitter=False).policy().wait(1) == 2.0
+    assert TaskOptions(default_retry_delay=minute).policy().wait(3) == 60.0

@@ -16,7 +16,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -24,7 +25,7 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
     create_async_engine,
 )
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from pgqueue import (
     InvalidArguments,
@@ -623,6 +624,23 @@ async def test_the_sync_session_inside_run_sync_enqueues(app: PgQueue, conn: Con
         )
         await session.commit()
     assert jobs(conn) == [kept.id]
+
+
+def test_a_table_that_the_callers_own_rows_miss_is_his_affair(app: PgQueue, conn: Connection, dsn: str) -> None:
+    """`enqueue_many` runs inside his flush: what fails is his statement, and ours is never reached."""
+
+    class Base(DeclarativeBase): ...
+
+    class Order(Base):
+        __tablename__ = "table_that_is_not_there"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    with engine_on(dsn) as engine, Session(engine) as session:
+        session.add(Order(id=1))
+        event.listen(session, "do_orm_execute", lambda _: session.flush())
+        with pytest.raises(ProgrammingError, match="table_that_is_not_there"):
+            app.task_named("settle").apply_async((1,), connection=session)
+    assert jobs(conn) == []
 
 
 # -- what is no connection -----------------------------------------------------------------------------------------

@@ -157,6 +157,7 @@ def test_a_warm_stop_lets_the_running_task_end_and_starts_no_other(
     said()
     waiting = yard.tasks["yard.add"].delay(1, 1)
     worker.send_signal(signal.SIGTERM)
+    _await_line(worker, "stopping: 1 running")
     gate()
     assert worker.wait(20) == 0, log_of(worker)
     assert running.get(timeout=0) == 1

@@ -145,7 +145,7 @@ class Embedded:
         if self.pid is not None:
             return self
         account = _account(self._data)
-        if not self.directory.exists():
+        with contextlib.suppress(FileExistsError):  # of another starter perhaps; the lock lets one in at a time
             self.directory.mkdir(mode=0o700, parents=True)
             account.own(self.directory)
         account.check(self.directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -53,6 +54,7 @@ class PgQueue:
         self.settings: Settings = load_settings({"schema_name": schema, **settings})
         self.tasks: dict[str, Task[..., Any, Any]] = {}
         self._dsn = dsn
+        self._lock = threading.Lock()  # over making the two below
         self._database: Database | None = None
         self._listener: Listener | None = None
 
@@ -182,21 +184,25 @@ class PgQueue:
     def database(self) -> Database:
         """The connections of this app; raises SettingsError if no database is named anywhere."""
         if self._database is None:
-            self._database = Database(
-                find_dsn(self._dsn),
-                Statements(self.settings.schema_name),
-                name=self.name,
-                pool_size=self.settings.pool_size,
-                connect_timeout=self.settings.connect_timeout,
-            )
+            with self._lock:
+                if self._database is None:
+                    self._database = Database(
+                        find_dsn(self._dsn),
+                        Statements(self.settings.schema_name),
+                        name=self.name,
+                        pool_size=self.settings.pool_size,
+                        connect_timeout=self.settings.connect_timeout,
+                    )
         return self._database
 
     @property
     def listener(self) -> Listener:
         """The connection that listens for finished jobs while somebody waits for one."""
-        if self._listener is None:
-            self._listener = Listener(self.database)
-        return self._listener
+        database = self.database
+        with self._lock:
+            if self._listener is None:
+                self._listener = Listener(database)
+            return self._listener
 
     @property
     def default_queue(self) -> str:

@@ -83,35 +83,35 @@ class Database:
             raise self._unavailable(error) from error
 
     @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """Lend a pooled connection in autocommit mode."""
+    def connection(self, timeout: float | None = None) -> Iterator[Connection]:
+        """Lend a pooled connection in autocommit mode; wait for one at most `timeout` seconds (`connect_timeout`)."""
         with ExitStack() as lent:
             try:
                 pool = self._sync_pool()
-                connection = lent.enter_context(pool.connection())
+                connection = lent.enter_context(pool.connection(timeout))
                 if _told(connection):
                     lent.close()
                     pool.check()  # its own check= waits a second, then two, four ... between dead connections
-                    connection = lent.enter_context(pool.connection())
+                    connection = lent.enter_context(pool.connection(timeout))
             except PoolTimeout as error:
                 self.connect("enqueue").close()  # says why, if the server is the reason
-                raise self._exhausted() from error
+                raise self._exhausted(timeout or self._timeout) from error
             yield connection
 
     @asynccontextmanager
-    async def aconnection(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a pooled async connection in autocommit mode."""
+    async def aconnection(self, timeout: float | None = None) -> AsyncIterator[AsyncConnection]:
+        """Lend a pooled async connection in autocommit mode; wait as `connection` does."""
         async with AsyncExitStack() as lent:
             try:
                 pool = await self._async_pool()
-                connection = await lent.enter_async_context(pool.connection())
+                connection = await lent.enter_async_context(pool.connection(timeout))
                 if _told(connection):
                     await lent.aclose()
                     await pool.check()
-                    connection = await lent.enter_async_context(pool.connection())
+                    connection = await lent.enter_async_context(pool.connection(timeout))
             except PoolTimeout as error:
                 await asyncio.to_thread(lambda: self.connect("enqueue").close())
-                raise self._exhausted() from error
+                raise self._exhausted(timeout or self._timeout) from error
             yield connection
 
     def run(self, statement: Statement[T], again: Statement[T] | None = None) -> list[T]:
@@ -219,9 +219,9 @@ class Database:
         reason = " ".join(str(error).split()) or type(error).__name__
         return DatabaseUnavailable(f"no connection to the database at {place}: {reason}")
 
-    def _exhausted(self) -> DatabaseUnavailable:
+    def _exhausted(self, waited: float) -> DatabaseUnavailable:
         return DatabaseUnavailable(
-            f"all {self._pool_size} connections were in use for {self._timeout:g} s; end transactions sooner, or raise "
+            f"all {self._pool_size} connections were in use for {waited:g} s; end transactions sooner, or raise "
             "the setting pool_size"
         )
 

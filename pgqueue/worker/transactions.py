@@ -16,6 +16,8 @@ from pgqueue.types import Claim
 
 logger = logging.getLogger("pgqueue.worker")
 
+#: Seconds that an attempt waits for a connection of the pool: those who have them are attempts, and they end.
+_PATIENCE = 300.0
 #: Seconds to find out what became of a COMMIT whose answer got lost; afterwards the sweep decides.
 _IN_DOUBT = 60.0
 
@@ -44,7 +46,7 @@ class AttemptTransaction:
         """Open the transaction and lock the job; raises LeaseLost if the attempt does not hold it any more."""
         self._check_closed()
         with ExitStack() as stack:
-            connection = stack.enter_context(self._database.connection())
+            connection = stack.enter_context(self._database.connection(_PATIENCE))
             stack.enter_context(connection.transaction())
             run(connection, self._database.statements.hold(claim, self._worker))
             self._stack, self._connection = stack.pop_all(), connection
@@ -97,7 +99,7 @@ class AttemptTransaction:
         """Open the transaction as `begin` does, on an async connection."""
         self._check_closed()
         async with AsyncExitStack() as stack:
-            connection = await stack.enter_async_context(self._database.aconnection())
+            connection = await stack.enter_async_context(self._database.aconnection(_PATIENCE))
             await stack.enter_async_context(connection.transaction())
             await arun(connection, self._database.statements.hold(claim, self._worker))
             self._astack, self._connection = stack.pop_all(), connection

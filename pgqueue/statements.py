@@ -112,7 +112,9 @@ _CALLS = {
     "observe": """
         select id::text, name, host, boot, pid, pid_started, beats, locked, lock_held, server_started
           from pgqueue.observe($1::text::uuid)""",
-    "bury": "select id::text, task, state from pgqueue.bury($1::text::uuid, $2::text::json, $3::text[]::uuid[], $4)",
+    "bury": """
+        select id::text, task, state
+          from pgqueue.bury($1::text::uuid, $2::text::json, $3::text[]::uuid[], $4, $5)""",
     "disown": "select id::text from pgqueue.disown($1::text::uuid, $2::text[]::uuid[]) as id",
     "surroundings": """
         select pg_backend_pid(),
@@ -194,10 +196,16 @@ class Statements:
         return self._make("observe", (worker,), Observed._make)
 
     def bury(
-        self, worker: str, error: ErrorReport, started: Sequence[str] | None, max_crashes: int
+        self,
+        worker: str,
+        error: ErrorReport,
+        started: Sequence[str] | None,
+        max_crashes: int,
+        *,
+        counts: bool = True,
     ) -> Statement[Buried]:
-        params = (worker, encode_error(error), None if started is None else list(started), max_crashes)
-        return self._make("bury", params, Buried._make)
+        begun = None if started is None else list(started)
+        return self._make("bury", (worker, encode_error(error), begun, max_crashes, counts), Buried._make)
 
     def orphans(self, seconds: float) -> Statement[str]:
         return self._make("orphans", (seconds,), _first)

@@ -82,6 +82,11 @@ def connection_lost(error: BaseException) -> bool:
     return error.sqlstate.startswith(_LOST)
 
 
+def passes(error: psycopg.Error) -> bool:
+    """Return whether an error of a statement passes by itself: a conflict, a lock, a timeout, no room, the system."""
+    return (error.sqlstate or "").startswith(("40", "53", "55", "57", "58"))
+
+
 def _sqlstate(error: Exception) -> str:
     """Return the SQLSTATE of an error of psycopg or asyncpg, or of the one that SQLAlchemy or Django put around it."""
     for found in (error, getattr(error, "orig", None), error.__cause__):

@@ -27,6 +27,7 @@ class ThreadBuffer:
     def __init__(self) -> None:
         self._queue: SimpleQueue[Claim | None] = SimpleQueue()
         self.get = self._queue.get
+        self.get_nowait = self._queue.get_nowait
 
     def put(self, claims: Sequence[Claim | None]) -> None:
         """Hand claims to the slots."""
@@ -60,8 +61,10 @@ class LoopBuffer:
         """Wait for a claim; None sends the slot home."""
         while True:
             await self._filled.acquire()
-            if len(self._inner):  # else the I/O thread has taken it back
-                return self._inner.get()
+            try:
+                return self._inner.get_nowait()
+            except Empty:
+                pass  # the I/O thread has taken it back
 
     def put(self, claims: Sequence[Claim | None]) -> None:
         """Hand claims to the slots."""

@@ -51,9 +51,13 @@ class Presence:
             self._lock = self._take_lock()
         run(connection, self._statements.register({**self._entry, "locked": self._lock is not None}))
 
-    def leave(self, connection: Connection) -> None:
-        """Hand back whatever is still held, untried, and strike the worker off the list."""
-        run(connection, self._statements.bury(self._identity.id, ErrorReport("Left", "pgqueue", "left"), [], 1))
+    def leave(self, connection: Connection, cut_off: list[str]) -> None:
+        """Strike the worker off the list and hand back whatever it still holds; none of it counts as a crash.
+
+        - `cut_off`: jobs that had begun and did not end in time.
+        """
+        error = ErrorReport("WorkerLostError", "pgqueue.errors", "the worker stopped before the task had ended")
+        run(connection, self._statements.bury(self._identity.id, error, cut_off, 1, counts=False))
 
     def close(self) -> None:
         """End the session that holds the lock."""

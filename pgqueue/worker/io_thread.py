@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 
 from pgqueue.app import PgQueue
-from pgqueue.database import connection_lost, run, run_together
+from pgqueue.database import connection_lost, passes, run, run_together
 from pgqueue.errors import DatabaseUnavailable, PgQueueError
 from pgqueue.statements import Ended, Statement
 from pgqueue.tracer import report
@@ -67,7 +67,6 @@ class IOThread(threading.Thread):
         self._held: dict[str, Claim] = {}  # claimed and neither acknowledged nor handed back
         self._unknown: list[str] = []  # task names that this program does not have
         self._stop_at: float | None = None
-        self._stop_signals: frozenset[int] = frozenset()
         self._wake = Wake()
         self._parked = False
 
@@ -89,12 +88,8 @@ class IOThread(threading.Thread):
         """Claim no more, let running attempts end within the grace period, then end; the second time, end now."""
         now = time.monotonic()
         self._stop_at = now + self._options.grace if self._stop_at is None else min(now, self._stop_at)
+        logger.info("stopping: %d running tasks have %.3g s to end", max(0, self._running), self._stop_at - now)
         self._wake()
-
-    def stop_on(self, *signals: int) -> None:
-        """Stop when one of these signals arrives; to be called in the main thread."""
-        self._stop_signals = frozenset(signals)
-        self._wake.on_signals()
 
     # -- the loop --------------------------------------------------------------------------------------------
 
@@ -121,7 +116,7 @@ class IOThread(threading.Thread):
                     self._greet(connection)
                     failures = 0
                     self._serve(connection)
-                    self._presence.leave(connection)
+                    self._presence.leave(connection, [claim.id for claim in self.abandoned])
                     return
             except (psycopg.Error, DatabaseUnavailable) as error:
                 if not connection_lost(error):
@@ -171,7 +166,7 @@ class IOThread(threading.Thread):
             if acked is None:
                 self._outcomes.append(ended)
             else:
-                self._held.pop(ended.claim.id, None)
+                self._drop(ended.claim)
                 journal.tell(ended, acked)
         self._demand.ended(runtimes)
         return bool(runtimes)
@@ -193,50 +188,57 @@ class IOThread(threading.Thread):
     def _exchange(self, connection: Connection, wanted: int) -> None:
         """Acknowledge what has ended and claim what is wanted, in one round trip and one commit."""
         ending = self._outcomes[:LARGEST_ACK]
-        claims: list[Claim] = []
-        if ending:
-            statements: list[Statement[Any]] = [self._statements.finish(self._identity.id, ending)]
-            if wanted:
-                statements.append(self._claim(wanted, relaxed=False))
-            try:
-                refused, *claimed = run_together(connection, *statements)
-                claims = claimed[0] if claimed else []
-                self._acknowledged(ending, refused)
-            except psycopg.Error as error:
-                if connection_lost(error):
-                    raise
-                for ended in ending:
-                    self._finish_alone(connection, ended)
-        elif wanted:
-            claims = run(connection, self._claim(wanted, relaxed=not self._careful))
+        if not ending:
+            self._claimed(run(connection, self._claim(wanted, relaxed=not self._careful)))
+            return
+        statements: list[Statement[Any]] = [self._statements.finish(self._identity.id, ending)]
         if wanted:
-            self._claimed(claims)
+            statements.append(self._claim(wanted, relaxed=False))
+        try:
+            refused, *claimed = run_together(connection, *statements)
+        except psycopg.Error as error:
+            if connection_lost(error):
+                raise
+            self._finish_singly(connection, ending)
+            return
+        self._acknowledged(ending, refused)
+        if claimed:
+            self._claimed(claimed[0])
 
     def _claim(self, wanted: int, *, relaxed: bool) -> Statement[Claim]:
         self._demand.looking()
         return self._statements.claim(self._identity.id, self._options.queues, wanted, self._unknown, relaxed=relaxed)
 
-    def _finish_alone(self, connection: Connection, ended: Ended) -> None:
-        """Acknowledge one outcome of a batch that failed, so that a bad one does not hold up the others."""
-        try:
-            refused = run(connection, self._statements.finish(self._identity.id, [ended]))
-        except psycopg.errors.LockNotAvailable:
-            return  # somebody holds the row, in psql perhaps: it stays for the next turn
-        except psycopg.Error as error:
-            if connection_lost(error):
-                raise
-            logger.error("job %s: its outcome cannot be stored: %s", ended.claim.id, error)
-            failed = replace(ended, outcome=Failed(report(error)))
-            refused = run(connection, self._statements.finish(self._identity.id, [failed]))
-            self._outcomes[self._outcomes.index(ended)] = ended = failed
-        self._acknowledged([ended], refused)
+    def _finish_singly(self, connection: Connection, ending: list[Ended]) -> None:
+        """Acknowledge the outcomes of a batch that failed one by one, so that a bad one does not hold up the others."""
+        for ended in ending:
+            try:
+                refused = run(connection, self._statements.finish(self._identity.id, [ended]))
+            except psycopg.Error as error:
+                if connection_lost(error):
+                    raise
+                if passes(error):  # somebody holds the row, the disk is full: it stays for a later turn
+                    logger.warning("job %s: its outcome cannot be stored yet: %s", ended.claim.id, error)
+                    self._sleep(ACK_WAIT)
+                    return
+                logger.error("job %s: its outcome cannot be stored: %s", ended.claim.id, error)
+                at = self._outcomes.index(ended)
+                self._outcomes[at] = ended = replace(ended, outcome=Failed(report(error)))
+                refused = run(connection, self._statements.finish(self._identity.id, [ended]))
+            self._acknowledged([ended], refused)
 
     def _acknowledged(self, ending: list[Ended], refused: list[str]) -> None:
         gone = set(map(id, ending))
         self._outcomes = [ended for ended in self._outcomes if id(ended) not in gone]
         for ended in ending:
-            self._held.pop(ended.claim.id, None)
+            self._drop(ended.claim)
             journal.tell(ended, ended.claim.id not in refused)
+
+    def _drop(self, claim: Claim) -> None:
+        """Forget a claim, unless this worker has claimed the same job again meanwhile."""
+        held = self._held.get(claim.id)
+        if held is not None and held.attempt == claim.attempt:
+            del self._held[claim.id]
 
     def _claimed(self, claims: list[Claim]) -> None:
         now = time.monotonic()
@@ -274,7 +276,8 @@ class IOThread(threading.Thread):
                 logger.warning("this worker had been given up for dead; its leases are gone, it registers again")
                 self._presence.register(connection)
                 for claim in self._buffer.drain():  # somebody else's by now
-                    del self._held[claim.id]
+                    self._drop(claim)
+                self._said_idle = False
             if self._disown_again:
                 self._collect()
                 run(connection, self._statements.disown(self._identity.id, list(self._held)))
@@ -295,8 +298,8 @@ class IOThread(threading.Thread):
     def _finished(self, now: float) -> bool:
         """Return whether the loop may end; a worker in burst stops when it has found nothing and runs nothing."""
         if self._options.burst and self._stop_at is None and self._at_rest() and self._demand.found_nothing_at >= now:
-            self.stop()
-        if self._out_of_time():
+            self._stop_at = now
+        if self._out_of_time() and not self._at_rest():
             # Leaving hands them back, but for those whose transaction is open: that ends with this process.
             waiting = {ended.claim.id for ended in self._outcomes}
             self.abandoned = [claim for id_, claim in self._held.items() if id_ not in waiting]
@@ -312,6 +315,9 @@ class IOThread(threading.Thread):
     def _wait(self, connection: Connection, flowing: bool) -> None:
         """Wait for a notification, a report of a slot, or the next thing that is due."""
         now = time.monotonic()
+        stopping = self._stop_at is not None
+        if not stopping and self._demand.size_now(self._running, len(self._buffer), now):
+            return  # a notification came with the answer of a statement
         until = self._rounds.next
         if self._stop_at is not None:
             until = min(until, max(self._stop_at, now + ACK_WAIT))
@@ -329,24 +335,14 @@ class IOThread(threading.Thread):
         self._parked = False
 
     def _select(self, connection: Connection, timeout: float) -> None:
-        readable, signals = self._wake.wait([connection.fileno()], timeout)
-        self._heed(signals)
-        if readable:
+        if self._wake.wait([connection.fileno()], timeout):
             connection.pgconn.consume_input()
             while notice := connection.pgconn.notifies():
                 self._notified(psycopg.Notify("", notice.extra.decode(), notice.be_pid))
 
     def _sleep(self, seconds: float) -> None:
         self._wake.attend()
-        _, signals = self._wake.wait([], seconds)
-        self._heed(signals)
-
-    def _heed(self, signals: bytes) -> None:
-        for number in signals:
-            if number in self._stop_signals:
-                self.stop()
-                left = max(0.0, (self._stop_at or 0.0) - time.monotonic())
-                logger.info("stopping: %d running tasks have %.3g s to end", self._running, left)
+        self._wake.wait([], seconds)
 
     def _notified(self, notice: psycopg.Notify) -> None:
         if notice.payload in self._options.queues:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import random
-import signal
 import sys
 import threading
 
@@ -16,7 +15,8 @@ from pgqueue.worker.buffer import Board, LoopBuffer, ThreadBuffer
 from pgqueue.worker.io_thread import IOThread
 from pgqueue.worker.liveness import identify
 from pgqueue.worker.options import WorkerOptions
-from pgqueue.worker.slots import Bench, make_bench, work, work_in_loop, work_in_threads
+from pgqueue.worker.signals import SignalThread
+from pgqueue.worker.slots import Bench, Tracers, work, work_in_loop, work_in_threads
 
 logger = logging.getLogger("pgqueue.worker")
 
@@ -49,7 +49,7 @@ class WorkerProcess:
         self._board = board or Board(options.slots)
         self._identity = identify(worker or new_id(), options.full_name)
         self._io: IOThread | None = None
-        self._signals: tuple[int, ...] = ()
+        self._starting = threading.Lock()
         self._stops = 0
 
     def run(self) -> int:
@@ -68,17 +68,17 @@ class WorkerProcess:
 
     def stop(self) -> None:
         """Stop warmly: claim no more, let running tasks end. The second time, hand their jobs back and end now."""
-        self._stops += 1
-        if self._io is not None:
-            self._io.stop()
+        with self._starting:
+            self._stops += 1
+            if self._io is not None:
+                self._io.stop()
 
-    def stop_on(self, *signals: int) -> None:
-        """Have these signals do what `stop` does; to be called in the main thread, before `run`."""
-        self._signals = signals
-        for number in signals:
-            # The I/O thread hears of it by itself; a handler of ours keeps the default one from acting. An ignored
-            # signal would not be heard, and would be ignored by the programs that tasks start.
-            signal.signal(number, lambda *_: None)
+    def stop_on(self, *signals: int, once: bool = False) -> None:
+        """Have these signals do what `stop` does; to be called in the main thread, before `run`.
+
+        - `once`: however many arrive, they mean one stop.
+        """
+        SignalThread(signals, self.stop, grace=self._options.grace, once=once, exit_code=EXIT_ABANDONED).listen()
 
     def _run_threads(self) -> None:
         buffer = ThreadBuffer()
@@ -100,15 +100,13 @@ class WorkerProcess:
 
     def _start(self, buffer: ThreadBuffer | LoopBuffer) -> Bench:
         io = IOThread(self._app, self._identity, self._options, buffer, self._abandon)
-        self._io = io
-        if self._signals:
-            io.stop_on(*self._signals)
-        for _ in range(self._stops):
-            io.stop()
+        with self._starting:
+            self._io = io
+            for _ in range(self._stops):  # that came before there was a thread to tell
+                io.stop()
         io.start()
-        return make_bench(
-            self._app.tasks, self._board, self._app.database, self._identity.id, self._identity.name, io.report
-        )
+        tracers = Tracers(self._app.tasks, self._identity.name)
+        return Bench(self._app.tasks, tracers, self._board, self._app.database, self._identity.id, io.report)
 
     def _abandon(self) -> None:
         """End the process from the I/O thread: tasks hold the slots and the grace period is over."""

@@ -11,13 +11,11 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
-import psycopg
-
 from pgqueue.database import Database
 from pgqueue.statements import Ended
 from pgqueue.task import Task
 from pgqueue.tracer import Tracer, build_tracer, report
-from pgqueue.types import Claim, Failed, Released, Succeeded
+from pgqueue.types import Claim, Failed, Outcome, Released, Succeeded
 from pgqueue.worker.buffer import Board, LoopBuffer, ThreadBuffer
 from pgqueue.worker.transactions import AttemptTransaction
 
@@ -28,29 +26,29 @@ logger = logging.getLogger("pgqueue.worker")
 Report = Callable[[Ended, bool | None], None]
 
 
+class Tracers(dict[str, Tracer]):
+    """The tracers of an app's tasks, each made when it is first needed: a task may be declared later."""
+
+    def __init__(self, tasks: Mapping[str, Task[..., Any, Any]], hostname: str) -> None:
+        super().__init__()
+        self._tasks = tasks
+        self._hostname = hostname
+
+    def __missing__(self, name: str) -> Tracer:
+        self[name] = build_tracer(self._tasks[name], self._hostname)
+        return self[name]
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What the slots of one process share: tracers by name, the board, and where outcomes go."""
+    """What the slots of one process share: tasks and tracers by name, the board, and where outcomes go."""
 
-    tracers: Mapping[str, Tracer]
-    ignoring: frozenset[str]
+    tasks: Mapping[str, Task[..., Any, Any]]
+    tracers: Tracers
     board: Board
     database: Database
     worker: str
     report: Report
-
-
-def make_bench(tasks: Mapping[str, Task[..., Any, Any]], board: Board, database: Database, worker: str, hostname: str,
-               report: Report) -> Bench:  # fmt: skip
-    """Return the bench of a process, with a tracer for every task."""
-    return Bench(
-        {name: build_tracer(task, hostname) for name, task in tasks.items()},
-        frozenset(name for name, task in tasks.items() if task.options.ignore_result),
-        board,
-        database,
-        worker,
-        report,
-    )
 
 
 def work(bench: Bench, buffer: ThreadBuffer, slot: int = 0) -> None:
@@ -60,13 +58,16 @@ def work(bench: Bench, buffer: ThreadBuffer, slot: int = 0) -> None:
     with asyncio.Runner() as runner:
         while (claim := get()) is not None:
             begin(slot, claim.id)
-            tracer = tracers[claim.task]
             started = perf_counter()
-            if tracer.trace is not None:
-                outcome = tracer.trace(claim, transaction)
-            else:
-                assert tracer.atrace is not None
-                outcome = runner.run(tracer.atrace(claim, transaction))  # type: ignore[arg-type]
+            tracer = tracers[claim.task]
+            try:
+                if tracer.trace is not None:
+                    outcome = tracer.trace(claim, transaction)
+                else:
+                    assert tracer.atrace is not None
+                    outcome = runner.run(tracer.atrace(claim, transaction))  # type: ignore[arg-type]
+            except BaseException as error:  # a coroutine that cancels itself; a slot must never die
+                outcome = Failed(report(error))
             ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim))
             if not transaction.is_open:
                 report_ended(ended, None)
@@ -100,13 +101,19 @@ async def _work_in_loop(bench: Bench, buffer: LoopBuffer, slot: int, executor: T
     loop = asyncio.get_running_loop()
     while (claim := await buffer.get()) is not None:
         bench.board.begin(slot, claim.id)
-        tracer = bench.tracers[claim.task]
         started = perf_counter()
+        tracer = bench.tracers[claim.task]
         if tracer.atrace is not None:
-            outcome = await tracer.atrace(claim, transaction)
+            # A task of its own, so that one which cancels itself does not cancel the slot.
+            attempt: asyncio.Future[Outcome] = asyncio.ensure_future(tracer.atrace(claim, transaction))
         else:
             assert tracer.trace is not None
-            outcome = await loop.run_in_executor(executor, tracer.trace, claim, transaction)
+            attempt = loop.run_in_executor(executor, tracer.trace, claim, transaction)
+        await asyncio.wait([attempt])
+        try:
+            outcome = attempt.result()
+        except BaseException as error:
+            outcome = Failed(report(error))
         ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim))
         if not transaction.is_open:
             bench.report(ended, None)
@@ -117,16 +124,17 @@ async def _work_in_loop(bench: Bench, buffer: LoopBuffer, slot: int, executor: T
 
 
 def _keeps(bench: Bench, claim: Claim) -> bool:
-    return claim.task not in bench.ignoring if claim.ignore_result is None else not claim.ignore_result
+    ignored = claim.ignore_result
+    return not (bench.tasks[claim.task].options.ignore_result if ignored is None else ignored)
 
 
 def _settle(ended: Ended, transaction: AttemptTransaction) -> tuple[Ended, bool | None]:
     """Commit the transaction of an attempt that succeeded, or undo it; whatever fails now is the task's failure."""
     try:
         if isinstance(ended.outcome, Succeeded):
-            return ended, transaction.commit(ended)
+            return _committed(ended, transaction.commit(ended))
         transaction.rollback()
-    except psycopg.Error as error:
+    except Exception as error:
         return _unsettled(ended, error), None
     return ended, None
 
@@ -135,14 +143,18 @@ async def _asettle(ended: Ended, transaction: AttemptTransaction) -> tuple[Ended
     """Do the same for a coroutine."""
     try:
         if isinstance(ended.outcome, Succeeded):
-            return ended, await transaction.acommit(ended)
+            return _committed(ended, await transaction.acommit(ended))
         await transaction.arollback()
-    except psycopg.Error as error:
+    except Exception as error:
         return _unsettled(ended, error), None
     return ended, None
 
 
-def _unsettled(ended: Ended, error: psycopg.Error) -> Ended:
+def _committed(ended: Ended, acked: bool | None) -> tuple[Ended, bool | None]:
+    return (ended, acked) if acked is not None else (replace(ended, outcome=Released()), None)
+
+
+def _unsettled(ended: Ended, error: Exception) -> Ended:
     """Return what the attempt came to when its COMMIT was refused, by a deferred constraint for example."""
     if isinstance(ended.outcome, Succeeded):
         return replace(ended, outcome=Failed(report(error)))

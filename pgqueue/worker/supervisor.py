@@ -46,12 +46,13 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A worker that ended before its time and whose leases are not handed back yet; `begun` count a crash."""
+    """A worker that ended before its time and whose leases are not handed back yet; `ours`: we have ended it."""
 
     worker: str
     pid: int
     status: int
     begun: tuple[str, ...]
+    ours: bool
 
 
 class Supervisor:
@@ -76,7 +77,6 @@ class Supervisor:
         self._stop_at: float | None = None
         self._forced = False
         self._abandoned = False
-        self._failed = False
 
     def run(self) -> int:
         """Work until stopped; return the exit code (see `WorkerProcess`)."""
@@ -101,8 +101,6 @@ class Supervisor:
                 signal.signal(number, handler)
             os.close(reader)
             os.close(writer)
-        if self._failed:
-            return 1
         return EXIT_ABANDONED if self._abandoned else EXIT_OK
 
     # -- one turn --------------------------------------------------------------------------------------------
@@ -127,7 +125,7 @@ class Supervisor:
         times = [when for when, _ in self._restarts]
         if self._deaths:
             times.append(self._retry_at)
-        if self._stop_at is not None:
+        if self._stop_at is not None and not self._forced:
             times.append(self._stop_at)
         return max(0.0, min(times, default=now + 3600.0) - now)
 
@@ -145,10 +143,7 @@ class Supervisor:
         elif self._stop_at is not None and not self._forced and (self._signals > 1 or now >= self._stop_at):
             logger.warning("stopping at once: %d processes are ended, their jobs handed back", len(self._children))
             self._forced, self._abandoned = True, True
-            self._stop_at = now + self._options.grace
             self._tell_children(signal.SIGKILL)
-        elif self._forced and self._stop_at is not None and now >= self._stop_at:
-            self._deaths.clear()  # no database to hand them back to: other workers will notice
 
     def _tell_children(self, number: int) -> None:
         for pid in self._children:
@@ -161,22 +156,26 @@ class Supervisor:
         self._boards[place].clear()
         sys.stdout.flush()
         sys.stderr.flush()
+        # A signal between the fork and the child's own handlers would be taken by those of the parent, and be lost.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         pid = os.fork()
         if pid == 0:
-            self._be_child(place, worker, parent)
+            self._be_child(place, worker, parent, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._children[pid] = Child(place, pid, worker, time.monotonic())
         logger.debug("worker process %d started", pid)
 
-    def _be_child(self, place: int, worker: str, parent: int) -> None:
+    def _be_child(self, place: int, worker: str, parent: int, mask: set[int | signal.Signals]) -> None:
         """Run in the forked child, and never return."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             process = WorkerProcess(self._app, self._options, worker=worker, board=self._boards[place])
-            process.stop_on(signal.SIGTERM)
-            # Ctrl-C reaches the whole group of a terminal; the parent decides.
+            # Ctrl-C reaches the whole group of a terminal, SIGTERM perhaps too; the parent decides what is the second.
             signal.signal(signal.SIGINT, lambda *_: None)
+            process.stop_on(signal.SIGTERM, once=True)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             _end_with_parent(parent, process)
             code = process.run()
         except BaseException:
@@ -195,8 +194,8 @@ class Supervisor:
     def _ended(self, child: Child, code: int) -> None:
         if code != EXIT_OK:
             ours = self._forced or code == EXIT_ABANDONED
-            begun = () if ours else tuple(self._boards[child.place].begun())
-            self._deaths.append(Death(child.worker, child.pid, code, begun))
+            begun = tuple(self._boards[child.place].begun())
+            self._deaths.append(Death(child.worker, child.pid, code, begun, ours))
             self._retry_at = 0.0
             if not ours:
                 logger.error("worker process %d died: %s", child.pid, cause(code))
@@ -220,15 +219,16 @@ class Supervisor:
         except (psycopg.Error, DatabaseUnavailable) as error:
             logger.warning("the leases of dead workers cannot be handed back yet: %s", error)
             self._retry_at = time.monotonic() + 1.0
-            if self._stop_at is not None and time.monotonic() > self._stop_at:
-                self._deaths.clear()
+            if self._stop_at is not None:
+                self._deaths.clear()  # stopping waits for no database; other workers will notice
 
     def _bury_one(self, connection: psycopg.Connection[object], death: Death) -> None:
         message = f"worker process {death.pid} died: {cause(death.status)}"
         error = ErrorReport("WorkerLostError", "pgqueue.errors", message)
         statements = self._app.database.statements
-        for job in run(connection, statements.bury(death.worker, error, death.begun, self._app.settings.max_crashes)):
-            logger.info("%s[%s] of worker process %d is %s again", job.task, job.id[-12:], death.pid, job.state)
+        limit = self._app.settings.max_crashes
+        for job in run(connection, statements.bury(death.worker, error, death.begun, limit, counts=not death.ours)):
+            logger.info("%s[%s] of worker process %d is %s now", job.task, job.id[-12:], death.pid, job.state)
 
 
 def cause(code: int) -> str:

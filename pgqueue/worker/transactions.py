@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import Any
 
 import psycopg
 
 from pgqueue.database import Database, arun, connection_lost, run
-from pgqueue.errors import DatabaseUnavailable, LeaseLost
+from pgqueue.errors import DatabaseUnavailable, LeaseLost, Reject
 from pgqueue.statements import Ended
-from pgqueue.types import Claim
+from pgqueue.types import Claim, State
 
 logger = logging.getLogger("pgqueue.worker")
 
@@ -45,7 +47,7 @@ class AttemptTransaction:
     def begin(self, claim: Claim) -> psycopg.Connection[Any]:
         """Open the transaction and lock the job; raises LeaseLost if the attempt does not hold it any more."""
         self._check_closed()
-        with ExitStack() as stack:
+        with _requeued(), ExitStack() as stack:
             connection = stack.enter_context(self._database.connection(_PATIENCE))
             stack.enter_context(connection.transaction())
             run(connection, self._database.statements.hold(claim, self._worker))
@@ -57,8 +59,12 @@ class AttemptTransaction:
         stack = self._take()
         stack.__exit__(psycopg.Rollback, psycopg.Rollback(), None)
 
-    def commit(self, ended: Ended) -> bool:
-        """Acknowledge and commit; return whether it counts. Otherwise nothing of it was written."""
+    def commit(self, ended: Ended) -> bool | None:
+        """Acknowledge and commit; return whether it counts.
+
+        False: the lease is lost, and nothing was written. None: the connection broke, and either nothing was written
+        or it cannot be known; whoever finishes the attempt as untried learns it from the fence.
+        """
         try:
             refused = run(self._connection, self._database.statements.finish(self._worker, [ended]))
             if refused:
@@ -72,37 +78,42 @@ class AttemptTransaction:
             raise
         return True
 
-    def _settled(self, ended: Ended) -> bool:
+    def _settled(self, ended: Ended) -> bool | None:
         """Find out what became of a COMMIT that nobody answered: the lock of `hold` waits for that transaction."""
         statements, deadline = self._database.statements, time.monotonic() + _IN_DOUBT
         while True:
             try:
                 with self._database.connection() as connection, connection.transaction():
                     run(connection, statements.patience(2.0))
-                    run(connection, statements.hold(ended.claim, self._worker))
-                return False  # the job is still ours: that transaction was rolled back
-            except LeaseLost:
+                    try:
+                        with connection.transaction():
+                            run(connection, statements.hold(ended.claim, self._worker))
+                        return None  # the job is still ours: that transaction was rolled back
+                    except LeaseLost:
+                        pass
                 return self._stored(ended)
             except (psycopg.OperationalError, DatabaseUnavailable) as error:
                 if time.monotonic() > deadline:
                     logger.error("job %s: the outcome of its COMMIT is unknown: %s", ended.claim.id, error)
-                    return False
+                    return None
                 time.sleep(0.2)
 
     def _stored(self, ended: Ended) -> bool:
         status = self._database.run(self._database.statements.status(ended.claim.id))[0]
-        return status.worker == self._worker and status.attempt == ended.claim.attempt
+        mine = status.worker == self._worker and status.attempt == ended.claim.attempt
+        return mine and status.state == State.SUCCESS
 
     # -- for coroutines --------------------------------------------------------------------------------------
 
     async def abegin(self, claim: Claim) -> psycopg.AsyncConnection[Any]:
         """Open the transaction as `begin` does, on an async connection."""
         self._check_closed()
-        async with AsyncExitStack() as stack:
-            connection = await stack.enter_async_context(self._database.aconnection(_PATIENCE))
-            await stack.enter_async_context(connection.transaction())
-            await arun(connection, self._database.statements.hold(claim, self._worker))
-            self._astack, self._connection = stack.pop_all(), connection
+        with _requeued():
+            async with AsyncExitStack() as stack:
+                connection = await stack.enter_async_context(self._database.aconnection(_PATIENCE))
+                await stack.enter_async_context(connection.transaction())
+                await arun(connection, self._database.statements.hold(claim, self._worker))
+                self._astack, self._connection = stack.pop_all(), connection
         return connection
 
     async def arollback(self) -> None:
@@ -110,7 +121,7 @@ class AttemptTransaction:
         stack = self._atake()
         await stack.__aexit__(psycopg.Rollback, psycopg.Rollback(), None)
 
-    async def acommit(self, ended: Ended) -> bool:
+    async def acommit(self, ended: Ended) -> bool | None:
         """Acknowledge and commit as `commit` does."""
         try:
             refused = await arun(self._connection, self._database.statements.finish(self._worker, [ended]))
@@ -121,7 +132,7 @@ class AttemptTransaction:
         except psycopg.Error as error:
             await self._adiscard(error)
             if connection_lost(error):
-                return self._settled(ended)
+                return await asyncio.to_thread(self._settled, ended)
             raise
         return True
 
@@ -155,3 +166,14 @@ class AttemptTransaction:
                 await self._atake().__aexit__(type(error), error, error.__traceback__)
             except psycopg.Error:
                 pass
+
+
+@contextmanager
+def _requeued() -> Iterator[None]:
+    """Hand the job back if there is no connection to begin with: that is no failure of the task."""
+    try:
+        yield
+    except (psycopg.Error, DatabaseUnavailable) as error:
+        if not connection_lost(error):
+            raise
+        raise Reject(f"no connection for its transaction: {error}", requeue=True) from error

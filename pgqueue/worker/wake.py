@@ -1,10 +1,9 @@
-"""How other threads, and signals, get the I/O thread out of its wait."""
+"""How other threads get the I/O thread out of its wait."""
 
 from __future__ import annotations
 
 import os
 import select
-import signal
 from collections.abc import Sequence
 
 
@@ -25,23 +24,16 @@ class Wake:
             except BlockingIOError:
                 pass  # a full pipe wakes as well
 
-    def on_signals(self) -> None:
-        """Wake on every signal that has a Python handler; to be called in the main thread.
-
-        The wait ends even while the main thread is deep in a C function that lets no handler run, such as a driver
-        that waits for its server.
-        """
-        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-
     def attend(self) -> None:
         """Count from here: what is said from now on ends the next wait."""
         self._woken = False
 
-    def wait(self, others: Sequence[int], timeout: float) -> tuple[bool, bytes]:
+    def wait(self, others: Sequence[int], timeout: float) -> bool:
         """Wait until woken, until one of the other file descriptors can be read, or `timeout` seconds.
 
-        Returns whether one of the others can be read, and the numbers of the signals that have arrived.
+        Returns whether one of the others can be read.
         """
         ready, _, _ = select.select([self._reader, *others], [], [], timeout)
-        heard = os.read(self._reader, 4096) if self._reader in ready else b""
-        return any(other in ready for other in others), heard.replace(b"\0", b"")
+        if self._reader in ready:
+            os.read(self._reader, 4096)
+        return any(other in ready for other in others)

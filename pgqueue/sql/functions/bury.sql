@@ -3,10 +3,11 @@
 --   FAILURE   it had been started and may not be again: acks_late=False, or p_max_crashes workers died with it.
 --   REVOKED   it was revoked while it ran.
 -- p_started names the jobs whose attempt had begun; NULL: not known, so all may have. p_error tells how the worker
--- died. Jobs that a transactional task holds at this moment are passed over and found by the next call.
+-- died; p_counts = false says that it was stopped, which is no crash. Jobs that a transactional task holds at this moment are passed over and found by the next call.
 --   select * from pgqueue.bury('<worker>', '{"type": "WorkerLostError", "module": "pgqueue.errors", "message": "SIGKILL"}');
 create or replace function pgqueue.bury(
-    p_worker uuid, p_error json, p_started uuid[] default null, p_max_crashes integer default 3
+    p_worker uuid, p_error json, p_started uuid[] default null, p_max_crashes integer default 3,
+    p_counts boolean default true
 ) returns table (id uuid, task text, state text)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -31,13 +32,15 @@ begin
     ), verdict as materialized (
         select h.*,
                case when h.revoked then 'REVOKED'
-                    when h.started and (h.task = any(coalesce(v_once, '{}')) or h.crashes + 1 >= p_max_crashes) then 'FAILURE'
+                    when h.started and (h.task = any(coalesce(v_once, '{}'))
+                                         or p_counts and h.crashes + 1 >= p_max_crashes) then 'FAILURE'
                     else 'PENDING' end as state
           from held h
     ), back as (
         update pgqueue.job j
            set worker = null, claimed_at = null, eta = greatest(j.eta, v_now),
-               crashes = j.crashes + v.started::integer, error = case when v.started then p_error else j.error end
+               crashes = j.crashes + (v.started and p_counts)::integer,
+               error = case when v.started and p_counts then p_error else j.error end
           from verdict v
          where v.state = 'PENDING' and j.id = v.id and j.id = any(array(select h.id from held h))
     ), ended as (
@@ -49,7 +52,7 @@ begin
                id, enqueued_at, claimed_at, finished_at, worker, root_id, parent_id, attempt, retries, crashes,
                priority, state, task, queue, args, kwargs, headers, error)
         select e.id, e.enqueued_at, e.claimed_at, v_now, p_worker, e.root_id, e.parent_id, e.attempt, e.retries,
-               e.crashes + e.started::integer, e.priority, e.state, e.task, e.queue, e.args, e.kwargs, e.headers, p_error
+               e.crashes + (e.started and p_counts)::integer, e.priority, e.state, e.task, e.queue, e.args, e.kwargs, e.headers, p_error
           from ended e
             on conflict (id) do update
            set enqueued_at = excluded.enqueued_at, claimed_at = excluded.claimed_at,
@@ -66,8 +69,10 @@ begin
            from (select distinct w.job from pgqueue.waiter w join pgqueue.result r on r.id = w.job
                   where r.worker = p_worker and r.finished_at = v_now) w;
     end if;
-    delete from pgqueue.idle i where i.worker = p_worker;
     delete from pgqueue.worker w
      where w.id = p_worker and not exists (select from pgqueue.job j where j.worker = p_worker);
+    if not exists (select from pgqueue.worker w where w.id = p_worker) then
+        delete from pgqueue.idle i where i.worker = p_worker;
+    end if;
 end
 $$;

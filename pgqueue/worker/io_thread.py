@@ -119,9 +119,9 @@ class IOThread(threading.Thread):
                     self._presence.leave(connection, [claim.id for claim in self.abandoned])
                     return
             except (psycopg.Error, DatabaseUnavailable) as error:
-                if not connection_lost(error):
+                if not connection_lost(error) and not (isinstance(error, psycopg.Error) and passes(error)):
                     raise
-                logger.warning("the connection to the database is lost: %s", str(error).strip())
+                logger.warning("beginning anew with a fresh connection: %s", str(error).strip())
             if self._out_of_time() or (self._stop_at is not None and self._at_rest()):
                 self.abandoned = list(self._held.values())
                 return

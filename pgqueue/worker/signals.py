@@ -49,7 +49,8 @@ class SignalThread(threading.Thread):
             # be ignored by the programs that tasks start.
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=self._forget)
+        # Blocked around a fork: what is meant for the child must not meet our handlers in it.
+        os.register_at_fork(before=self._block, after_in_parent=self._unblock, after_in_child=self._forget)
         self.start()
 
     def run(self) -> None:
@@ -77,7 +78,14 @@ class SignalThread(threading.Thread):
         sys.stderr.flush()
         os._exit(self._exit_code)
 
+    def _block(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
+
+    def _unblock(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
+
     def _forget(self) -> None:
         signal.set_wakeup_fd(-1)
         for number in self._numbers:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        self._unblock()

@@ -378,7 +378,7 @@ def test_a_worker_survives_the_loss_of_its_connections(
     assert later.get(timeout=15) == 2
     until("select locked from pgqueue.worker")
     assert end(worker) == 0
-    assert "the connection to the database is lost" in log_of(worker)
+    assert "with a fresh connection" in log_of(worker)
 
 
 def test_an_idle_worker_is_woken_by_the_enqueue_and_not_by_its_poll(yard: PgQueue, start: Start, until: Until) -> None:
@@ -471,3 +471,87 @@ def test_a_task_in_pure_python_does_not_keep_the_io_thread_from_beating(
     said()
     until("select beats >= 4 from pgqueue.worker", timeout=1.9)
     assert end(worker) == 0
+
+
+@pytest.mark.parametrize("pool", ["solo", "prefork"])
+def test_an_effect_whose_connection_breaks_before_its_commit_happens_once(
+    yard: PgQueue, start: Start, said: Said, gate: Gate, conn: Connection, effects: Callable[[], list[int]], pool: str
+) -> None:
+    result = yard.tasks["yard.pay"].delay(7, gate=1)
+    worker = start("-P", pool, "-c", "1")
+    said()
+    cut = conn.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and state = 'idle in transaction'"
+    ).fetchall()
+    assert cut == [(True,)]
+    gate()
+    assert result.get(timeout=8) == 7
+    assert effects() == [7]
+    assert end(worker) == 0
+
+
+@pytest.mark.parametrize("pool", ["solo", "prefork"])
+def test_a_job_acknowledged_early_and_cut_off_is_not_run_again(
+    yard: PgQueue, start: Start, said: Said, gate: Gate, pool: str
+) -> None:
+    result = yard.tasks["yard.held_once"].delay(1)
+    worker = start("-P", pool, "-c", "1", "--grace", "0.3")
+    said()
+    assert end(worker) == 3
+    with pytest.raises(WorkerLostError, match="stopped"):
+        result.get(timeout=0)
+
+
+def test_a_sigterm_to_the_whole_group_is_one_warm_stop(yard: PgQueue, start: Start, said: Said, gate: Gate) -> None:
+    results = [yard.tasks["yard.held"].delay(1) for _ in range(3)]
+    worker = start("-c", "3")
+    said(3)
+    os.killpg(worker.pid, signal.SIGTERM)
+    for _ in range(3):
+        _await_line(worker, "stopping: 1 running")
+    gate()
+    assert worker.wait(20) == 0, log_of(worker)
+    assert [result.get(timeout=0) for result in results] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("pool", ["solo", "prefork", "asyncio"])
+def test_a_sigterm_while_it_starts_is_not_lost(start: Start, pool: str) -> None:
+    worker = start("-P", pool, "-c", "4" if pool == "prefork" else "1")
+    _await_line(worker, "pgqueue worker")
+    assert end(worker, timeout=10) in (0, -signal.SIGTERM), log_of(worker)
+
+
+@pytest.mark.parametrize(("pool", "concurrency"), POOLS)
+def test_a_slot_survives_whatever_its_task_does(yard: PgQueue, start: Start, pool: str, concurrency: str) -> None:
+    yard.tasks["yard.declare_late"].delay()
+    selfish = [yard.tasks["yard.cancel_myself"].delay() for _ in range(4)]
+    late = yard.send_task("yard.late", countdown=0.5)
+    worker = start("-P", pool, "-c", concurrency, "-l", "warning")
+    with pytest.raises(TaskFailed, match="CancelledError"):
+        selfish[-1].get(timeout=10)
+    if pool != "prefork":  # there another process may meet it, and leaves it
+        assert late.get(timeout=10) == "late"
+    assert yard.tasks["yard.add"].delay(1, 1).get(timeout=10) == 2
+    assert [result.state for result in selfish] == [State.FAILURE] * 4
+    assert end(worker) == 0, log_of(worker)
+
+
+def test_a_child_of_a_task_has_its_own_signals(yard: PgQueue, start: Start) -> None:
+    result = yard.tasks["yard.end_a_child"].delay()
+    worker = start("-c", "1")
+    assert result.get(timeout=15) == -signal.SIGTERM
+    assert yard.tasks["yard.add"].delay(1, 1).get(timeout=10) == 2
+    assert end(worker) == 0
+
+
+@pytest.mark.parametrize("pool", ["solo", "prefork"])
+def test_a_locked_table_does_not_keep_a_worker_from_stopping(
+    yard: PgQueue, start: Start, connect: Callable[..., Connection], until: Until, pool: str
+) -> None:
+    worker = start("-P", pool, "-c", "1", "--grace", "0.3")
+    until("select count(*) = 1 from pgqueue.worker")
+    other = connect(autocommit=False)
+    other.execute("lock table pgqueue.job in access exclusive mode")
+    assert end(worker, timeout=10) in (0, 3), log_of(worker)
+    other.rollback()

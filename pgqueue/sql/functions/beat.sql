@@ -2,7 +2,7 @@
 -- been given up for dead meanwhile: its leases are gone, and it must register again before it claims.
 --   select pgqueue.beat('<worker>', '{}');
 create or replace function pgqueue.beat(p_worker uuid, p_unknown text[] default '{}') returns boolean
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
     v_now timestamptz := pgqueue.clock();

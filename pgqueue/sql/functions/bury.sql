@@ -9,7 +9,7 @@ create or replace function pgqueue.bury(
     p_worker uuid, p_error json, p_started uuid[] default null, p_max_crashes integer default 3,
     p_counts boolean default true
 ) returns table (id uuid, task text, state text)
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 #variable_conflict use_column
 declare

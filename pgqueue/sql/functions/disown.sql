@@ -2,7 +2,7 @@
 -- connection broke, so that nobody heard of them. A worker calls it when it has connected again. Answers their ids.
 --   select pgqueue.disown('<worker>', '{<jobs that it runs>}');
 create or replace function pgqueue.disown(p_worker uuid, p_held uuid[]) returns setof uuid
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
     v_now timestamptz := pgqueue.clock();

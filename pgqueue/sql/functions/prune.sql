@@ -3,7 +3,7 @@
 --   select pgqueue.prune('1 day', 1000);
 create or replace function pgqueue.prune(p_keep interval, p_limit integer default 1000) returns integer
 language plpgsql volatile
-set search_path = pg_catalog, pg_temp set enable_seqscan = off
+set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set enable_seqscan = off
 as $$
 declare
     v_before timestamptz := pgqueue.clock() - p_keep;

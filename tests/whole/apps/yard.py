@@ -1,6 +1,7 @@
 """Tasks for the tests of the worker; they talk to a test through the database: notifications and advisory locks."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import time
@@ -164,3 +165,29 @@ def forgettable() -> int:
 @app.task(bind=True)
 def parent(self: ANY_TASK) -> str:
     return add.delay(1, 1).id
+
+
+@app.task
+def declare_late() -> None:
+    if "yard.late" not in app.tasks:
+
+        @app.task(name="yard.late")
+        def late() -> str:
+            return "late"
+
+
+@app.task
+async def cancel_myself() -> None:
+    current = asyncio.current_task()
+    assert current is not None
+    current.cancel()
+    await asyncio.sleep(1)
+
+
+@app.task
+def end_a_child() -> int | None:
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    child.terminate()
+    child.join(10)
+    return child.exitcode

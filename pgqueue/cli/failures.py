@@ -21,9 +21,6 @@ from pgqueue.errors import (
 #: In a URI, and in a list of name=value.
 _PASSWORD = re.compile(r"//[^:/?#@]*:(.*)@|password\s*=\s*('(?:[^'\\]|\\.)*'|[^\s&]+)")
 
-#: In a URI, and in a list of name=value.
-_PASSWORD = re.compile(r"//[^:/?#@]*:(.*)@|password\s*=\s*('(?:[^'\\]|\\.)*'|[^\s&]+)")
-
 NEGATIVE, USAGE, NO_DATABASE, TIMED_OUT = 1, 2, 3, 4
 
 

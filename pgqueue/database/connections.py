@@ -174,35 +174,27 @@ class Database:
                 self._pid, self._pool = os.getpid(), None
                 self._apools = WeakKeyDictionary()
             if self._pool is None:
-                self._pool = ConnectionPool(
-                    self.dsn,
-                    kwargs=self._parameters("enqueue"),
-                    min_size=1,
-                    max_size=self._pool_size,
-                    timeout=self._timeout,
-                    reconnect_timeout=self._timeout,
-                    open=True,
-                    name="pgqueue",
-                )
+                self._pool = ConnectionPool(self.dsn, open=True, **self._pool_options())
             return self._pool
 
     async def _async_pool(self) -> AsyncConnectionPool[AsyncConnection]:
         loop = asyncio.get_running_loop()
         pool = self._apools.get(loop)
         if pool is None:
-            pool = AsyncConnectionPool(
-                self.dsn,
-                kwargs=self._parameters("enqueue"),
-                min_size=1,
-                max_size=self._pool_size,
-                timeout=self._timeout,
-                reconnect_timeout=self._timeout,
-                open=False,
-                name="pgqueue",
-            )
+            pool = AsyncConnectionPool(self.dsn, open=False, **self._pool_options())
             self._apools[loop] = pool
             await pool.open()
         return pool
+
+    def _pool_options(self) -> dict[str, Any]:
+        return {
+            "kwargs": self._parameters("enqueue"),
+            "min_size": 1,
+            "max_size": self._pool_size,
+            "timeout": self._timeout,
+            "reconnect_timeout": self._timeout,
+            "name": "pgqueue",
+        }
 
     def _parameters(self, purpose: str) -> dict[str, Any]:
         return {

@@ -23,4 +23,4 @@ def check_id(value: object, option: str = "task_id") -> str:
     try:
         return str(value if isinstance(value, UUID) else UUID(str(value)))
     except ValueError:
-        raise InvalidOption(f"{option}={value!r} is not a UUID; leave it out to have one made") from None
+        raise InvalidOption(f"{option}={value!r:.80} is not a UUID") from None

@@ -23,4 +23,5 @@ def check_id(value: object, option: str = "task_id") -> str:
     try:
         return str(value if isinstance(value, UUID) else UUID(str(value)))
     except ValueError:
-        raise InvalidOption(f"{option}={value!r:.80} is not a UUID") from None
+        cure = "; leave it out to have one made" if option == "task_id" else ""
+        raise InvalidOption(f"{option}={value!r:.80} is not a UUID{cure}") from None

@@ -60,7 +60,7 @@ class Presence:
         run(connection, self._statements.bury(self._identity.id, error, cut_off, 1, counts=False))
 
     def close(self) -> None:
-        """End the session that holds the lock."""
+        """End the session that holds the lock; `register` takes it anew."""
         if self._lock is not None:
             self._lock.close()
 
@@ -68,10 +68,6 @@ class Presence:
     def lock_lost(self) -> bool:
         """Whether the session of the lock has ended without us: it is to be taken again soon."""
         return self._lock is not None and (self._lock.closed or _hung_up(self._lock))
-
-    def forget_lock(self) -> None:
-        """Close the session of the lock, so that `register` takes it anew."""
-        self.close()
 
     def _take_lock(self) -> Connection | None:
         """Take the lock, or return None where it would prove nothing.

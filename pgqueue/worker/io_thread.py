@@ -283,7 +283,7 @@ class IOThread(threading.Thread):
                 run(connection, self._statements.disown(self._identity.id, list(self._held)))
                 self._disown_again = False
         if self._presence.lock_lost:
-            self._presence.forget_lock()
+            self._presence.close()
             self._presence.register(connection)
         self._rounds.go(connection, now)
         idle = not self._held and self._stop_at is None and self._demand.idle
@@ -315,8 +315,7 @@ class IOThread(threading.Thread):
     def _wait(self, connection: Connection, flowing: bool) -> None:
         """Wait for a notification, a report of a slot, or the next thing that is due."""
         now = time.monotonic()
-        stopping = self._stop_at is not None
-        if not stopping and self._demand.size_now(self._running, len(self._buffer), now):
+        if self._stop_at is None and self._demand.size_now(self._running, len(self._buffer), now):
             return  # a notification came with the answer of a statement
         until = self._rounds.next
         if self._stop_at is not None:

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
         Retry,
         SchemaMissing,
         SettingsError,
+        SoftTimeLimitExceeded,
         TaskFailed,
         TaskRejectedError,
         TaskRevokedError,
+        TimeLimitExceeded,
         UnknownJob,
         UnknownTask,
         WorkerLostError,
+        WorkerShutdown,
     )
     from pgqueue.result import AsyncResult
     from pgqueue.task import Signature, Task
@@ -49,14 +52,17 @@ __all__ = [
     "SchemaMissing",
     "SettingsError",
     "Signature",
+    "SoftTimeLimitExceeded",
     "State",
     "Task",
     "TaskFailed",
     "TaskRejectedError",
     "TaskRevokedError",
+    "TimeLimitExceeded",
     "UnknownJob",
     "UnknownTask",
     "WorkerLostError",
+    "WorkerShutdown",
 ]
 
 #: Modules of the names above; the others are errors.

@@ -97,6 +97,18 @@ class WorkerLostError(PgQueueError):
     """The worker died while the job was running."""
 
 
+class TimeLimitExceeded(PgQueueError):
+    """The attempt ran longer than its hard time limit, and its process was ended."""
+
+
+class SoftTimeLimitExceeded(PgQueueError):
+    """The attempt runs longer than its soft time limit. Raised in the task, which may clean up and end."""
+
+
+class WorkerShutdown(SystemExit):
+    """The worker ends now. Raised in the task, which may clean up; its job goes back untried."""
+
+
 class MaxRetriesExceededError(PgQueueError):
     """The task asked for another retry than `max_retries` allows."""
 

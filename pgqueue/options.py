@@ -29,6 +29,7 @@ class CallOptions:
     - `unique_key`: at most one unfinished job has it; the call returns that job's id.
     - `headers`: JSON-ready values for `self.request.headers`.
     - `ignore_result`: keep no result row.
+    - `time_limit`, `soft_time_limit`: seconds that an attempt may run; see `TaskOptions`.
     """
 
     countdown: float | timedelta | None = None
@@ -40,6 +41,8 @@ class CallOptions:
     unique_key: str | None = None
     headers: Mapping[str, object] | None = None
     ignore_result: bool | None = None
+    time_limit: float | timedelta | None = None
+    soft_time_limit: float | timedelta | None = None
 
     def __post_init__(self) -> None:
         if self.countdown is not None and self.eta is not None:
@@ -67,6 +70,7 @@ class CallOptions:
             raise InvalidOption(f"headers must be a mapping, not {type(self.headers).__name__}")
         if self.ignore_result is not None and not isinstance(self.ignore_result, bool):
             raise InvalidOption(f"ignore_result must be True or False, not {shown(self.ignore_result)}")
+        check_time_limits(self.time_limit, self.soft_time_limit)
 
 
 CALL_OPTIONS = tuple(CallOptions.__slots__)
@@ -140,6 +144,21 @@ def seconds(option: str, value: object) -> float:
     return float(value)
 
 
+def check_time_limits(hard: object, soft: object) -> tuple[float | None, float | None]:
+    """Return the hard and the soft time limit of an attempt in seconds; raises InvalidOption if they make no sense."""
+    limits = []
+    for option, value in (("time_limit", hard), ("soft_time_limit", soft)):
+        limit = None if value is None else seconds(option, value)
+        if limit == 0:
+            raise InvalidOption(f"{option} must be more than 0 seconds; leave it out for no limit")
+        limits.append(limit)
+    if limits[0] is not None and limits[1] is not None and limits[1] >= limits[0]:
+        raise InvalidOption(
+            f"soft_time_limit={limits[1]:g} must be less than time_limit={limits[0]:g}: it warns of the end"
+        )
+    return limits[0], limits[1]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOptions:
     """What may be said about a task where it is declared; the names and meanings are Celery's.
@@ -150,6 +169,12 @@ class TaskOptions:
     - `queue`, `priority`, `expires`, `ignore_result`: for calls that do not say it themselves.
     - `acks_late`: acknowledge when it has ended (default True: at least once), or with the claim (False: at most
       once; a lost worker then leaves a FAILURE).
+    - `reject_on_worker_lost`: whether a job whose worker died waits again (default, up to `max_crashes` times) or ends
+      as FAILURE at once (False).
+    - `time_limit`: seconds after which an attempt ends as FAILURE and its process is replaced; default that of the
+      worker. `soft_time_limit`: seconds after which SoftTimeLimitExceeded is raised in the task.
+    - `acks_on_failure_or_timeout`: False has an attempt that met its `time_limit` repeated as if its worker had died,
+      up to `max_crashes` times; a task that raises ends as FAILURE either way. Default True.
     - `max_retries`: repeats after the first run, None for no limit; default 3.
     - `default_retry_delay`: seconds before a retry where nothing else is said; default 180.
     - `autoretry_for`, `dont_autoretry_for`: exceptions that are, and are not, retried by themselves.
@@ -167,6 +192,10 @@ class TaskOptions:
     expires: float | timedelta | None = None
     ignore_result: bool = False
     acks_late: bool = True
+    reject_on_worker_lost: bool = True
+    acks_on_failure_or_timeout: bool = True
+    time_limit: float | timedelta | None = None
+    soft_time_limit: float | timedelta | None = None
     max_retries: int | None = 3
     default_retry_delay: float = 180.0
     autoretry_for: Sequence[type[BaseException]] = ()
@@ -187,7 +216,8 @@ class TaskOptions:
             seconds(option, getattr(self, option))
         if not isinstance(self.retry_backoff, bool):
             seconds("retry_backoff", self.retry_backoff)
-        for option in ("bind", "transactional", "ignore_result", "acks_late", "retry_jitter", "typing"):
+        check_time_limits(self.time_limit, self.soft_time_limit)
+        for option in _FLAGS:
             if not isinstance(getattr(self, option), bool):
                 raise InvalidOption(f"{option} must be True or False, not {shown(getattr(self, option))}")
         for option in ("autoretry_for", "dont_autoretry_for"):
@@ -217,6 +247,11 @@ class TaskOptions:
 
 
 TASK_OPTIONS = tuple(TaskOptions.__slots__)
+
+_FLAGS = (
+    "bind", "transactional", "ignore_result", "acks_late", "reject_on_worker_lost", "acks_on_failure_or_timeout",
+    "retry_jitter", "typing",
+)  # fmt: skip
 
 
 def check_limit(option: str, value: object) -> None:

@@ -16,6 +16,7 @@ from pgqueue.errors import (
     TaskFailed,
     TaskRejectedError,
     TaskRevokedError,
+    TimeLimitExceeded,
     UnknownJob,
     WorkerLostError,
 )
@@ -138,8 +139,8 @@ class AsyncResult(Generic[R]):
         - `propagate`: raise what the task ended with (default), or return that exception.
         - `disable_sync_subtasks`: refuse to wait inside a task, where all slots may wait for each other.
 
-        Raises TaskFailed, WorkerLostError, TaskRevokedError or TaskRejectedError for how it ended, ResultTimeout
-        if it has not, UnknownJob if nobody knows the id (its enqueueing may not be committed yet).
+        Raises TaskFailed, WorkerLostError, TimeLimitExceeded, TaskRevokedError or TaskRejectedError for how it
+        ended, ResultTimeout if it has not, UnknownJob if nobody knows the id (its enqueueing may not be committed yet).
 
             add.delay(2, 3).get(timeout=10)     # 5
         """
@@ -291,14 +292,20 @@ def _tell(loop: asyncio.AbstractEventLoop, told: asyncio.Event) -> None:
         pass  # the loop closed between the last look and this notification
 
 
+#: What ends an attempt without the task having a say.
+_FROM_OUTSIDE: dict[str, type[PgQueueError]] = {
+    "WorkerLostError": WorkerLostError,
+    "TimeLimitExceeded": TimeLimitExceeded,
+}
+
+
 def _error(job: str, status: Status) -> PgQueueError | None:
     """Return the exception of a state that propagates; a closed set of classes, never one that a row names."""
     match status.state:
         case State.FAILURE:
             error = decode_error(status.error or '{"type": "Exception", "module": "builtins", "message": ""}')
-            if (error.module, error.type) == ("pgqueue.errors", "WorkerLostError"):
-                return WorkerLostError(error.message)
-            return TaskFailed(error)
+            outside = _FROM_OUTSIDE.get(error.type) if error.module == "pgqueue.errors" else None
+            return TaskFailed(error) if outside is None else outside(error.message)
         case State.REVOKED:
             return TaskRevokedError(decode_error(status.error).message if status.error else "revoked")
         case State.REJECTED:

@@ -34,6 +34,12 @@ class Settings(BaseSettings):
     )
     pool_size: int = Field(10, gt=0, description="Most connections that enqueueing and waiting hold at once.")
     connect_timeout: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
+    statement_timeout: float = Field(
+        15.0, gt=0, description="Seconds that a statement of pgqueue may take before its connection is given up."
+    )
+    pooler: bool | None = Field(
+        None, description="Whether a transaction pooler such as PgBouncer stands between; found out if not set."
+    )
     poll_interval: float = Field(1.0, ge=0.05, le=5.0, description="Longest time between two looks of an idle worker.")
     beat_interval: float = Field(10.0, gt=0, description="Seconds between two beats of a worker.")
     dead_after: float = Field(30.0, gt=0, description="Seconds without a beat after which a worker counts as dead.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -77,6 +77,13 @@ class Buried(NamedTuple):
     state: str
 
 
+class Backlog(NamedTuple):
+    """Whether jobs wait, and whether suspects do: the row of the function `backlog`."""
+
+    waiting: bool
+    suspects: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """An attempt and its outcome, ready to be acknowledged; `runtime` in seconds."""
@@ -92,10 +99,12 @@ _CALLS = {
     "claim": """
         select id::text, task, queue, priority, args::text, kwargs::text, attempt, retries, crashes, eta, enqueued_at,
                expires, expired, revoked, headers::text, root_id::text, parent_id::text, ignore_result,
-               succeeded
-          from pgqueue.claim($1::text::uuid, $2::text[], $3, $4::text[], $5)""",
+               succeeded, time_limit, soft_time_limit
+          from pgqueue.claim($1::text::uuid, $2::text[], $3, $4::text[], $5, $6)""",
     "finish": "select refused::text from pgqueue.finish($1::text::uuid, $2::text::json) as refused",
-    "hold": "select pgqueue.hold($1::text::uuid, $2::text::uuid, $3)",
+    "hold": "select pg_backend_pid() from pgqueue.hold($1::text::uuid, $2::text::uuid, $3)",
+    "end_session": "select pgqueue.end_session($1, $2)",
+    "backlog": "select waiting, suspects from pgqueue.backlog($1::text[], $2::text[])",
     "patience": "select set_config('lock_timeout', $1::text, true)",
     "status": """
         select state, value::text, error::text, task, queue, args::text, kwargs::text, retries, attempt,
@@ -115,11 +124,19 @@ _CALLS = {
     "bury": """
         select id::text, task, state
           from pgqueue.bury($1::text::uuid, $2::text::json, $3::text[]::uuid[], $4, $5)""",
+    "listed": "select exists (select from pgqueue.worker w where w.id = $1::text::uuid)",
     "disown": "select id::text from pgqueue.disown($1::text::uuid, $2::text[]::uuid[]) as id",
     "surroundings": """
         select pg_backend_pid(),
                exists (select from pg_extension where extname = 'citus') or version() not like 'PostgreSQL%'
         """,
+    "session": """
+        select pg_backend_pid() = coalesce($1::bigint, pg_backend_pid()),
+               (select count(set_config(key, value, false))
+                  from json_each_text($2::text::json)
+                 where pg_backend_pid() = coalesce($1::bigint, pg_backend_pid())
+                   and current_setting(key, true) is not null
+                   and (key <> 'client_connection_check_interval' or version() !~* 'windows|mingw|visual'))""",
     "listen": 'listen "pgqueue.work"',
     "orphans": "select worker::text from pgqueue.orphans($1) as worker",
     "take_duty": "select pgqueue.take_duty($1, $2::text::uuid, $3)",
@@ -152,15 +169,29 @@ class Statements:
         return self._make("enqueue", (f"[{','.join(map(job_json, jobs))}]", durable), _enqueued)
 
     def claim(
-        self, worker: str, queues: Sequence[str], limit: int, exclude: Sequence[str], *, relaxed: bool
+        self,
+        worker: str,
+        queues: Sequence[str],
+        limit: int,
+        exclude: Sequence[str],
+        *,
+        relaxed: bool = False,
+        alone: bool = False,
     ) -> Statement[Claim]:
-        return self._make("claim", (worker, list(queues), limit, list(exclude), relaxed), Claim._make)
+        return self._make("claim", (worker, list(queues), limit, list(exclude), relaxed, alone), Claim._make)
 
     def finish(self, worker: str, ended: Sequence[Ended]) -> Statement[str]:
         return self._make("finish", (worker, f"[{','.join(map(outcome_json, ended))}]"), _first)
 
-    def hold(self, claim: Claim, worker: str) -> Statement[None]:
+    def hold(self, claim: Claim, worker: str) -> Statement[int]:
+        """Answers the process id of the server's side, which is not that of the protocol behind a pooler."""
         return self._make("hold", (claim.id, worker, claim.attempt), _first)
+
+    def end_session(self, pid: int, seconds: float) -> Statement[bool]:
+        return self._make("end_session", (pid, seconds), _first)
+
+    def backlog(self, queues: Sequence[str], exclude: Sequence[str]) -> Statement[Backlog]:
+        return self._make("backlog", (list(queues), list(exclude)), Backlog._make)
 
     def patience(self, seconds: float) -> Statement[str]:
         return self._make("patience", (f"{seconds * 1000:.0f}ms",), _first)
@@ -186,7 +217,7 @@ class Statements:
     def stop_waiting(self, job: str, call: str) -> Statement[None]:
         return self._make("stop_waiting", (job, call), _first)
 
-    def register(self, worker: dict[str, object]) -> Statement[None]:
+    def register(self, worker: dict[str, object]) -> Statement[bool]:
         return self._make("register", (json.dumps(worker),), _first)
 
     def beat(self, worker: str, unknown: Sequence[str]) -> Statement[bool]:
@@ -207,6 +238,10 @@ class Statements:
         begun = None if started is None else list(started)
         return self._make("bury", (worker, encode_error(error), begun, max_crashes, counts), Buried._make)
 
+    def listed(self, worker: str) -> Statement[bool]:
+        """Whether a worker is on the list; after `bury` only if a transaction still locks one of its jobs."""
+        return self._make("listed", (worker,), _first)
+
     def orphans(self, seconds: float) -> Statement[str]:
         return self._make("orphans", (seconds,), _first)
 
@@ -225,6 +260,10 @@ class Statements:
     def surroundings(self) -> Statement[tuple[int, bool]]:
         """The backend's own pid, and whether this is something else than plain PostgreSQL."""
         return self._make("surroundings", (), lambda row: (row[0], row[1]))
+
+    def session(self, pid: int | None, settings: Mapping[str, str]) -> Statement[bool]:
+        """Set this on the session, and answer whether it is the one of that process id; if not, nothing is set."""
+        return self._make("session", (pid, json.dumps(settings)), _first)
 
     def listen(self) -> Statement[None]:
         return self._make("listen", (), _first)
@@ -266,6 +305,10 @@ def job_json(job: NewJob) -> str:
         parts.append(f'"parent_id":"{job.parent_id}","root_id":"{job.root_id}"')
     if job.ignore_result is not None:
         parts.append(f'"ignore_result":{text(job.ignore_result)}')
+    if job.time_limit is not None:
+        parts.append(f'"time_limit":{job.time_limit!r}')
+    if job.soft_time_limit is not None:
+        parts.append(f'"soft_time_limit":{job.soft_time_limit!r}')
     if job.known:
         parts.append('"known":true')
     return "{" + ",".join(parts) + "}"
@@ -284,8 +327,9 @@ def outcome_json(ended: Ended) -> str:
             return f'{head},"state":"FAILURE","error":{encode_error(error)}}}'
         case Retried():
             return f'{head},"state":"RETRY",{_retried_json(outcome)}}}'
-        case Released(delay):
-            return f'{head},"state":"RELEASED","countdown":{delay!r}}}'
+        case Released(delay, crash):
+            crashed = "" if crash is None else f',"crashed":true,"error":{encode_error(crash)}'
+            return f'{head},"state":"RELEASED","countdown":{delay!r}{crashed}}}'
         case Rejected(reason, requeue):
             if requeue:
                 return f'{head},"state":"RELEASED","countdown":0}}'

@@ -20,6 +20,7 @@ from pgqueue.options import (
     check_priority,
     check_text,
     check_time,
+    check_time_limits,
     seconds,
 )
 from pgqueue.result import AsyncResult
@@ -109,7 +110,7 @@ class Task(Generic[P, R, C]):
         - `connection`: enqueue in the transaction of this connection, which the caller commits: one of psycopg,
           SQLAlchemy, or a Django alias; default: a transaction of its own.
         - the others: see `CallOptions`: countdown, eta, expires, queue, priority, task_id, unique_key, headers,
-          ignore_result.
+          ignore_result, time_limit, soft_time_limit.
 
         Raises InvalidOption as well, naming the option and what was probably meant.
 
@@ -269,6 +270,7 @@ def new_job(
     around = current_context()
     headers = options.headers
     expires = options.expires
+    hard, soft = check_time_limits(options.time_limit, options.soft_time_limit)
     return NewJob(
         id=options.task_id or new_id(),
         known=options.task_id is not None,
@@ -284,6 +286,8 @@ def new_job(
         unique_key=options.unique_key,
         headers=None if headers is None else encode(dict(headers), path="headers", limit=limit),
         ignore_result=options.ignore_result,
+        time_limit=hard,
+        soft_time_limit=soft,
         root_id=around.root_id if around else None,
         parent_id=around.id if around else None,
     )

@@ -52,6 +52,8 @@ class NewJob:
     root_id: str | None = None
     parent_id: str | None = None
     ignore_result: bool | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
     known: bool = False
 
 
@@ -88,6 +90,8 @@ class Claim(NamedTuple):
     parent_id: str | None
     ignore_result: bool | None
     succeeded: bool = False
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +160,13 @@ class Revoked:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The job goes back untried, and no count of it changes; `delay` in seconds."""
+    """The job goes back untried, and no count of it changes; `delay` in seconds.
+
+    - `crash`: what ended the attempt from outside; then one crash is counted.
+    """
 
     delay: float = 0.0
+    crash: ErrorReport | None = None
 
 
 Outcome: TypeAlias = Succeeded | Failed | Retried | Rejected | Ignored | Revoked | Released

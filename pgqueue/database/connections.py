@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import select
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
@@ -15,19 +17,15 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from pgqueue.database.running import READ_ONLY, AsyncConnection, Connection, arun, connection_lost, run
+from pgqueue.database.running import READ_ONLY, arun, connection_lost, run
+from pgqueue.database.sessions import CLIENT, SERVER, AsyncSession, Overdue, Session, engine_settings, give
 from pgqueue.errors import DatabaseUnavailable, SettingsError
 from pgqueue.statements import Statement, Statements
 
 T = TypeVar("T")
 
-#: Keepalives of every connection: a peer that vanished is noticed after 3 + 3 x 1 s, not after two hours.
-_KEEPALIVES = {
-    "keepalives_idle": 3,
-    "keepalives_interval": 1,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 5000,
-}
+#: SQLSTATEs after which PostgreSQL asks to run the same once more: serialization failure, deadlock.
+_CONFLICTS = ("40001", "40P01")
 
 
 class Database:
@@ -38,6 +36,8 @@ class Database:
     - `name`: shown as application_name.
     - `pool_size`: most connections of each pool; default 10.
     - `connect_timeout`: seconds to wait for a connection; default 10.
+    - `statement_timeout`: seconds that a statement of pgqueue may take before its connection is given up; default 15.
+    - `pooler`: whether a transaction pooler stands between; default None: each connection finds out.
 
     Pools open when they are first used, and are made anew in a forked child: a connection is never shared over
     a fork. The async pool belongs to the running event loop; each loop gets its own.
@@ -53,6 +53,8 @@ class Database:
         name: str = "",
         pool_size: int = 10,
         connect_timeout: float = 10.0,
+        statement_timeout: float = 15.0,
+        pooler: bool | None = None,
     ) -> None:
         try:
             self._where = psycopg.conninfo.conninfo_to_dict(dsn)
@@ -66,93 +68,123 @@ class Database:
         self._name = name
         self._pool_size = pool_size
         self._timeout = connect_timeout
+        self._limit = statement_timeout
+        self._pooler = pooler
+        #: Whether a transaction pooler stands between, as far as it is known: sessions are not ours then.
+        self.pooled = pooler
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._pool: ConnectionPool[Connection] | None = None
-        self._apools: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnectionPool[AsyncConnection]]
+        self._pool: ConnectionPool[Session] | None = None
+        self._apools: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnectionPool[AsyncSession]]
         self._apools = WeakKeyDictionary()
 
-    def connect(self, purpose: str) -> Connection:
-        """Return a connection of its own, outside the pools; the caller closes it.
+    def connect(self, purpose: str) -> Session:
+        """Return a connection of its own, outside the pools, for statements of ours alone; the caller closes it.
 
+        Whatever the role says about timeouts and isolation does not hold on it, unless a pooler stands between.
         Raises DatabaseUnavailable if there is none to be had within `connect_timeout`.
         """
         try:
-            return psycopg.connect(self.dsn, **self._parameters(purpose))
+            connection = Session.connect(self.dsn, **self._parameters(purpose))
         except psycopg.OperationalError as error:
             raise self._unavailable(error) from error
+        try:
+            self._settle(connection, engine_settings(self._limit))
+        except psycopg.Error as error:
+            raise self._unavailable(error) from error
+        return connection
 
     @contextmanager
-    def connection(self, timeout: float | None = None) -> Iterator[Connection]:
-        """Lend a pooled connection in autocommit mode; wait for one at most `timeout` seconds (`connect_timeout`)."""
+    def connection(self, timeout: float | None = None) -> Iterator[Session]:
+        """Lend a pooled connection in autocommit mode; wait for one at most `timeout` seconds (`connect_timeout`).
+
+        What the role says about timeouts and isolation holds on it, and statements may take what they take.
+        """
         with ExitStack() as lent:
             try:
                 pool = self._sync_pool()
                 connection = lent.enter_context(pool.connection(timeout))
-                if _told(connection):
+                for _ in range(self._pool_size):  # one that was on its way during the check may be dead as well
+                    if not _told(connection):
+                        break
                     lent.close()
                     pool.check()  # its own check= waits a second, then two, four ... between dead connections
                     connection = lent.enter_context(pool.connection(timeout))
             except PoolTimeout as error:
                 self.connect("enqueue").close()  # says why, if the server is the reason
                 raise self._exhausted(timeout or self._timeout) from error
-            yield connection
+            connection.patience = None
+            try:
+                yield connection
+            except psycopg.Error as error:
+                if _useless(error):
+                    connection.close()
+                    getattr(pool, "drain", pool.check)()  # (drain came with psycopg-pool 3.3)
+                raise
+            finally:
+                give(connection, self._limit)
 
     @asynccontextmanager
-    async def aconnection(self, timeout: float | None = None) -> AsyncIterator[AsyncConnection]:
+    async def aconnection(self, timeout: float | None = None) -> AsyncIterator[AsyncSession]:
         """Lend a pooled async connection in autocommit mode; wait as `connection` does."""
         async with AsyncExitStack() as lent:
             try:
                 pool = await self._async_pool()
                 connection = await lent.enter_async_context(pool.connection(timeout))
-                if _told(connection):
+                for _ in range(self._pool_size):
+                    if not _told(connection):
+                        break
                     await lent.aclose()
                     await pool.check()
                     connection = await lent.enter_async_context(pool.connection(timeout))
             except PoolTimeout as error:
                 await asyncio.to_thread(lambda: self.connect("enqueue").close())
                 raise self._exhausted(timeout or self._timeout) from error
-            yield connection
+            connection.patience = None
+            try:
+                yield connection
+            except psycopg.Error as error:
+                if _useless(error):
+                    await connection.close()
+                    await getattr(pool, "drain", pool.check)()
+                raise
+            finally:
+                give(connection, self._limit)
 
     def run(self, statement: Statement[T], again: Statement[T] | None = None) -> list[T]:
-        """Run a statement in a transaction of its own; once more if the pooled connection turns out to be dead.
+        """Run a statement in a transaction of its own; again while connections die under it, for `connect_timeout`.
 
-        - `again`: what to run the second time, if not the same: the first may have been committed unheard.
+        - `again`: what to run after the first time, if not the same: the first may have been committed unheard.
         """
-        try:
-            with self.connection() as connection:
-                return run(connection, statement)
-        except psycopg.Error as error:
-            if not connection_lost(error):
-                raise
-            pool = self._sync_pool()
-            # A demoted leader keeps its sessions; they are of no use. (drain came with psycopg-pool 3.3)
-            getattr(pool, "drain" if error.sqlstate == READ_ONLY else "check", pool.check)()
-        try:
-            with self.connection() as connection:
-                return run(connection, again or statement)
-        except psycopg.Error as error:
-            if not connection_lost(error):
-                raise
-            raise self._unavailable(error) from error
+        patience = _Patience(self._timeout)
+        while True:
+            try:
+                with self.connection() as connection:
+                    return run(connection, statement)
+            except psycopg.Error as error:
+                if (pause := patience.pause(error)) is None:
+                    if connection_lost(error):
+                        raise self._unavailable(error) from error
+                    raise
+            statement = again or statement
+            self._sync_pool().check()
+            time.sleep(pause)
 
     async def arun(self, statement: Statement[T], again: Statement[T] | None = None) -> list[T]:
         """Run a statement as `run` does, without blocking the event loop."""
-        try:
-            async with self.aconnection() as connection:
-                return await arun(connection, statement)
-        except psycopg.Error as error:
-            if not connection_lost(error):
-                raise
-            apool = await self._async_pool()
-            await getattr(apool, "drain" if error.sqlstate == READ_ONLY else "check", apool.check)()
-        try:
-            async with self.aconnection() as connection:
-                return await arun(connection, again or statement)
-        except psycopg.Error as error:
-            if not connection_lost(error):
-                raise
-            raise self._unavailable(error) from error
+        patience = _Patience(self._timeout)
+        while True:
+            try:
+                async with self.aconnection() as connection:
+                    return await arun(connection, statement)
+            except psycopg.Error as error:
+                if (pause := patience.pause(error)) is None:
+                    if connection_lost(error):
+                        raise self._unavailable(error) from error
+                    raise
+            statement = again or statement
+            await (await self._async_pool()).check()
+            await asyncio.sleep(pause)
 
     def close(self) -> None:
         """Close the connections of the sync pool; the next use opens it again."""
@@ -167,24 +199,68 @@ class Database:
         if pool is not None:
             await pool.close()
 
-    def _sync_pool(self) -> ConnectionPool[Connection]:
+    def _sync_pool(self) -> ConnectionPool[Session]:
+        self._forget_parents()
         with self._lock:
-            if self._pid != os.getpid():
-                # Forked: the parent owns those connections. Forget them without a word to the server.
-                self._pid, self._pool = os.getpid(), None
-                self._apools = WeakKeyDictionary()
             if self._pool is None:
-                self._pool = ConnectionPool(self.dsn, open=True, **self._pool_options())
+                self._pool = ConnectionPool(
+                    self.dsn, connection_class=Session, configure=self._configure, open=True, **self._pool_options()
+                )
             return self._pool
 
-    async def _async_pool(self) -> AsyncConnectionPool[AsyncConnection]:
+    async def _async_pool(self) -> AsyncConnectionPool[AsyncSession]:
+        self._forget_parents()
         loop = asyncio.get_running_loop()
         pool = self._apools.get(loop)
         if pool is None:
-            pool = AsyncConnectionPool(self.dsn, open=False, **self._pool_options())
+            pool = AsyncConnectionPool(
+                self.dsn, connection_class=AsyncSession, configure=self._aconfigure, open=False, **self._pool_options()
+            )
             self._apools[loop] = pool
             await pool.open()
         return pool
+
+    def _forget_parents(self) -> None:
+        """In a forked child, forget the pools without a word to the server: the parent owns those connections."""
+        if self._pid != os.getpid():
+            # The lock too: another thread of the parent may have held it, and is not here to let it go.
+            self._lock, self._pool, self._apools = threading.Lock(), None, WeakKeyDictionary()
+            self._pid = os.getpid()
+
+    def _configure(self, connection: Session) -> None:
+        self._settle(connection, SERVER)
+
+    async def _aconfigure(self, connection: AsyncSession) -> None:
+        if self._pooler:
+            connection.real = False
+        else:
+            give(connection, self._timeout)
+            try:
+                (connection.real,) = await arun(connection, self._whose(connection, SERVER))
+            except BaseException:
+                await connection.close()
+                raise
+            self.pooled = not connection.real
+        give(connection, self._limit)
+
+    def _settle(self, connection: Session, settings: dict[str, str]) -> None:
+        """Find out whether the session of a fresh connection is ours, and set this on it if so."""
+        if self._pooler:
+            connection.real = False
+        else:
+            give(connection, self._timeout)
+            try:
+                (connection.real,) = run(connection, self._whose(connection, settings))
+            except BaseException:
+                connection.close()
+                raise
+            self.pooled = not connection.real
+        give(connection, self._limit)
+
+    def _whose(self, connection: Session | AsyncSession, settings: dict[str, str]) -> Statement[bool]:
+        # A pooler gives out process ids of its own invention. Told that there is none, we believe it.
+        pid = None if self._pooler is False else connection.info.backend_pid
+        return self.statements.session(pid, settings)
 
     def _pool_options(self) -> dict[str, Any]:
         return {
@@ -203,7 +279,7 @@ class Database:
             "prepare_threshold": None,
             "connect_timeout": max(2, round(self._timeout)),
             "application_name": f"pgqueue {purpose} {self._name}@{socket.gethostname()}"[:63],
-            **_KEEPALIVES,
+            **CLIENT,
         }
 
     def _unavailable(self, error: Exception) -> DatabaseUnavailable:
@@ -218,8 +294,33 @@ class Database:
         )
 
 
-def _told(connection: Connection | AsyncConnection) -> bool:
+def _told(connection: Session | AsyncSession) -> bool:
     """Return whether the server has said something unasked, such as goodbye: a system call, not a round trip."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))
+
+
+def _useless(error: psycopg.Error) -> bool:
+    """Return whether the other pooled connections are of no use either: a demoted leader keeps them, a proxy hangs."""
+    return error.sqlstate == READ_ONLY or isinstance(error, Overdue)
+
+
+class _Patience:
+    """How long to repeat a statement: at once the first time, then with pauses that grow, until `seconds` are over."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until: float | None = None
+        self._longest = 0.025
+
+    def pause(self, error: psycopg.Error) -> float | None:
+        """Return the seconds to wait before the next time, half of them by chance, or None if there is to be none."""
+        if not connection_lost(error) and error.sqlstate not in _CONFLICTS:
+            return None
+        now = time.monotonic()
+        if self._until is None:
+            self._until = now + self._seconds
+            return 0.0
+        self._longest = min(1.0, 2 * self._longest)
+        return self._longest * (0.5 + random.random() / 2) if now < self._until else None

@@ -29,7 +29,8 @@ class Listener:
     """Calls back when a job is finished, as long as somebody waits.
 
     A hint, never a promise: whoever waits also looks now and then. The thread and its connection exist only
-    while there are waiters, and `_LINGER` seconds longer.
+    while there are waiters, and `_LINGER` seconds longer. Behind a transaction pooler there is neither: the LISTEN
+    would stay on a session that others use.
     """
 
     def __init__(self, database: Database) -> None:
@@ -43,6 +44,9 @@ class Listener:
     @contextmanager
     def subscribe(self, job: str, callback: Callable[[], None]) -> Iterator[None]:
         """Call `callback`, in the thread of the listener, whenever `job` is said to be finished."""
+        if self._database.pooled:
+            yield
+            return
         if self._pid != os.getpid():
             # Forked: the thread is the parent's, and the lock may be held for ever by what was that thread.
             self._pid, self._lock, self._thread = os.getpid(), threading.Lock(), None
@@ -70,7 +74,7 @@ class Listener:
 
     def _listen(self) -> None:
         try:
-            while not self._done():
+            while not self._done() and not self._database.pooled:
                 try:
                     self._listen_once()
                 except (psycopg.Error, PgQueueError) as error:
@@ -85,6 +89,8 @@ class Listener:
     def _listen_once(self) -> None:
         channel = sql.Identifier(f"{self._database.statements.schema}.done")
         with contextlib.closing(self._database.connect("listen")) as connection:
+            if not connection.real:
+                return
             connection.execute(sql.SQL("listen {}").format(channel))
             self._call(None)  # What was notified before the LISTEN took effect was missed.
             quiet = 0.0

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 import psycopg
 from psycopg.rows import tuple_row
 
+from pgqueue.database.sessions import Punctual
 from pgqueue.errors import SCHEMA_SQLSTATES, SQLSTATES, DatabaseUnavailable, SchemaMissing
 from pgqueue.statements import Statement
 
@@ -26,14 +27,14 @@ _LOST = ("08", "57P01", "57P02", "57P03", "57P05", "53300", READ_ONLY)
 
 def run(connection: Connection, statement: Statement[T]) -> list[T]:
     """Run a statement on a connection and return its rows, each made a value."""
-    with guarded(), psycopg.RawCursor(connection, row_factory=tuple_row) as cursor:
+    with guarded(), Punctual(connection, statement), psycopg.RawCursor(connection, row_factory=tuple_row) as cursor:
         cursor.execute(statement.sql.encode(), statement.params)
         return [statement.row(row) for row in cursor.fetchall()]
 
 
 def run_together(connection: Connection, *statements: Statement[Any]) -> list[list[Any]]:
     """Run several statements in one round trip and one transaction; return the rows of each."""
-    with guarded():
+    with guarded(), Punctual(connection, *statements):
         cursors = [psycopg.RawCursor(connection, row_factory=tuple_row) for _ in statements]
         with connection.pipeline():
             for cursor, statement in zip(cursors, statements, strict=True):
@@ -46,7 +47,7 @@ def run_together(connection: Connection, *statements: Statement[Any]) -> list[li
 
 async def arun(connection: AsyncConnection, statement: Statement[T]) -> list[T]:
     """Run a statement on an async connection and return its rows, each made a value."""
-    with guarded():
+    with guarded(), Punctual(connection, statement):
         async with psycopg.AsyncRawCursor(connection, row_factory=tuple_row) as cursor:
             await cursor.execute(statement.sql.encode(), statement.params)
             return [statement.row(row) for row in await cursor.fetchall()]

@@ -31,6 +31,8 @@ create table pgqueue.job (
     kwargs        json        not null default '{}',
     headers       json,
     error         json,
+    time_limit    real,
+    soft_time_limit real,
     constraint job_task_length check (length(task) between 1 and 255),
     constraint job_queue_length check (length(queue) between 1 and 100),
     constraint job_priority_range check (priority between 0 and 9),
@@ -49,6 +51,8 @@ create table pgqueue.job (
 -- planned as a walk over this index when the table was last seen empty (330 ms for 50 retries beside 200,000 jobs).
 create index job_line on pgqueue.job (queue, priority desc, eta);
 create unique index job_unique_key on pgqueue.job (unique_key) where unique_key is not null;
+-- Suspects: few, and each is claimed alone. A claim changes neither column nor condition, so it stays a HOT update.
+create index job_suspect on pgqueue.job (eta) where crashes > 0;
 
 comment on table  pgqueue.job is 'Unfinished work: one row per requested call of a task, until its acknowledgement deletes it.';
 comment on column pgqueue.job.id is 'Id of the job, the task id of Celery: a UUIDv7 made by the client, or any UUID that the caller chose.';
@@ -61,7 +65,7 @@ comment on column pgqueue.job.root_id is 'The job with which its workflow began.
 comment on column pgqueue.job.parent_id is 'The job whose task enqueued it. NULL: enqueued from outside.';
 comment on column pgqueue.job.attempt is 'How many times it has been claimed; with the worker the fence that an acknowledgement must match.';
 comment on column pgqueue.job.retries is 'How many repeats the task has asked for.';
-comment on column pgqueue.job.crashes is 'How many attempts ended because the worker died.';
+comment on column pgqueue.job.crashes is 'How many attempts ended because the worker died, since the last that ended by itself. Above 0 it is claimed alone.';
 comment on column pgqueue.job.priority is '0 to 9; 9 runs first. Default 5.';
 comment on column pgqueue.job.revoked is 'Revoked while it was running: the attempt may finish, another one will not start.';
 comment on column pgqueue.job.ignore_result is 'Keep no result row. NULL: as the task says.';
@@ -72,6 +76,8 @@ comment on column pgqueue.job.args is 'Positional arguments, a JSON array. Cast 
 comment on column pgqueue.job.kwargs is 'Keyword arguments, a JSON object. Cast to jsonb to search in it.';
 comment on column pgqueue.job.headers is 'What the caller sends along, a JSON object; visible to the task as self.request.headers.';
 comment on column pgqueue.job.error is 'Why the last attempt was retried or lost: type, message, traceback.';
+comment on column pgqueue.job.time_limit is 'Seconds after which an attempt is ended as FAILURE. NULL: as the task or the worker says.';
+comment on column pgqueue.job.soft_time_limit is 'Seconds after which SoftTimeLimitExceeded is raised in the task. NULL: as the task or the worker says.';
 
 create table pgqueue.result (
     id          uuid        not null primary key,
@@ -139,7 +145,8 @@ create table pgqueue.worker (
     pool         text        not null,
     queues       text[]      not null,
     at_most_once text[]      not null default '{}',
-    unknown      text[]      not null default '{}'
+    unknown      text[]      not null default '{}',
+    fail_if_lost text[]      not null default '{}'
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50);
 
 comment on table  pgqueue.worker is 'Worker processes that are alive, or were until somebody notices.';
@@ -158,6 +165,7 @@ comment on column pgqueue.worker.pool is 'prefork, solo, threads or asyncio.';
 comment on column pgqueue.worker.queues is 'Queues it claims from, in this order.';
 comment on column pgqueue.worker.at_most_once is 'Tasks acknowledged by the claim (acks_late=False): never run again after this worker died.';
 comment on column pgqueue.worker.unknown is 'Task names it met and does not know; it leaves them to others.';
+comment on column pgqueue.worker.fail_if_lost is 'Tasks with reject_on_worker_lost=False: they end as FAILURE if this worker dies with them.';
 
 create table pgqueue.duty (
     name   text        not null primary key,

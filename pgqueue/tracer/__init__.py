@@ -7,10 +7,11 @@ Acknowledging, storing and telling come after it, elsewhere.
 
 from pgqueue.tracer.build import Tracer, TransactionBlock, build_tracer
 from pgqueue.tracer.conclude import report
-from pgqueue.tracer.context import Context, Traced, Transactor, current_context, no_context, request_of
+from pgqueue.tracer.context import Context, Guard, Traced, Transactor, current_context, no_context, request_of
 
 __all__ = [
     "Context",
+    "Guard",
     "Traced",
     "Tracer",
     "TransactionBlock",

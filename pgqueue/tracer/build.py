@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pgqueue.tracer.conclude import conclude_error, conclude_value
-from pgqueue.tracer.context import Context, Traced, Transactor, _current
+from pgqueue.tracer.context import UNGUARDED, Context, Guard, Traced, Transactor, _current
 from pgqueue.tracer.prepare import prepare
 from pgqueue.types import Claim, Outcome
 
 logger = logging.getLogger("pgqueue.tracer")
 
-Trace = Callable[[Claim, Transactor | None], Outcome]
-AsyncTrace = Callable[[Claim, Transactor | None], Awaitable[Outcome]]
+
+class Trace(Protocol):
+    """Runs a claim of a function."""
+
+    def __call__(self, claim: Claim, transactor: Transactor | None, guard: Guard = ...) -> Outcome: ...
+
+
+class AsyncTrace(Protocol):
+    """Runs a claim of a coroutine function."""
+
+    def __call__(
+        self, claim: Claim, transactor: Transactor | None, guard: Guard = ...
+    ) -> Coroutine[Any, Any, Outcome]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +55,17 @@ def build_tracer(task: Traced, hostname: str = "") -> Tracer:
 def _build_sync(task: Traced, hostname: str) -> Trace:
     invoke = _invoke_in_transaction(task) if task.transactional else _invoke(task)
 
-    def trace(claim: Claim, transactor: Transactor | None) -> Outcome:
+    def trace(claim: Claim, transactor: Transactor | None, guard: Guard = UNGUARDED) -> Outcome:
         context = prepare(task, claim, hostname, transactor)
         if not isinstance(context, Context):
             return context
         token = _current.set(context)
         try:
-            value = invoke(context)
+            guard.enter()
+            try:
+                value = invoke(context)
+            finally:
+                guard.leave()
         except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its failures, not the worker's
             return conclude_error(task, context, error)
         finally:
@@ -63,15 +78,21 @@ def _build_sync(task: Traced, hostname: str) -> Trace:
 def _build_async(task: Traced, hostname: str) -> AsyncTrace:
     invoke = _ainvoke_in_transaction(task) if task.transactional else _invoke(task)
 
-    async def atrace(claim: Claim, transactor: Transactor | None) -> Outcome:
+    async def atrace(claim: Claim, transactor: Transactor | None, guard: Guard = UNGUARDED) -> Outcome:
         context = prepare(task, claim, hostname, transactor)
         if not isinstance(context, Context):
             return context
         cancels = _cancels()
         token = _current.set(context)
         try:
-            value = await invoke(context)
+            guard.aenter()
+            try:
+                value = await invoke(context)
+            finally:
+                guard.leave()
         except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and guard.interruption is not None:
+                return conclude_error(task, context, guard.interruption)
             # Counted from before: an attempt that called cancel() itself must not look like a stop to the next one.
             if isinstance(error, asyncio.CancelledError) and _cancels() > cancels:
                 raise

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import FrameType, TracebackType
 
-from pgqueue.errors import Ignore, InvalidArguments, LeaseLost, MaxRetriesExceededError, Reject, Retry
+from pgqueue.errors import Ignore, InvalidArguments, LeaseLost, MaxRetriesExceededError, Reject, Retry, WorkerShutdown
 from pgqueue.options import check_priority, check_text, check_time, seconds
 from pgqueue.serialization import encode
 from pgqueue.tracer.context import Context, Traced
@@ -72,6 +72,8 @@ def _decide(task: Traced, context: Context, error: BaseException) -> Outcome:
             return _retried(task, error)
         case LeaseLost():
             return Released()  # it is refused as well, and counts nothing if it is not
+        case WorkerShutdown():
+            return Released()
         case MaxRetriesExceededError():
             return Failed(report(error))  # autoretry_for=(Exception,) means other exceptions
     policy = task.retry_policy

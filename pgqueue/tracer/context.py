@@ -46,6 +46,33 @@ class Transactor(Protocol):
     async def arollback(self) -> None: ...
 
 
+class Guard(Protocol):
+    """Told when the user's function begins and ends: only between the two may something interrupt it.
+
+    - `interruption`: the exception that was raised in it from outside, as a cancellation if it is a coroutine.
+    """
+
+    @property
+    def interruption(self) -> BaseException | None: ...
+    def enter(self) -> None: ...
+    def aenter(self) -> None: ...
+    def leave(self) -> None: ...
+
+
+class Unguarded:
+    """The guard where nobody interrupts."""
+
+    interruption: BaseException | None = None
+
+    def enter(self) -> None:
+        """The function begins."""
+
+    aenter = leave = enter
+
+
+UNGUARDED = Unguarded()
+
+
 class Context:
     """The request of the job that runs now, with Celery's names.
 

@@ -1,7 +1,9 @@
-"""Worker processes: a main thread that runs the tasks, an I/O thread that claims and acknowledges."""
+"""The worker: processes that claim jobs, run them and acknowledge how they ended."""
 
+from pgqueue.worker.board import Stop
 from pgqueue.worker.options import POOLS, WorkerOptions
 from pgqueue.worker.process import WorkerProcess
+from pgqueue.worker.running import run_worker
 from pgqueue.worker.supervisor import Supervisor
 
-__all__ = ["POOLS", "Supervisor", "WorkerOptions", "WorkerProcess"]
+__all__ = ["POOLS", "Stop", "Supervisor", "WorkerOptions", "WorkerProcess", "run_worker"]

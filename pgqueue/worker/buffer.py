@@ -1,16 +1,13 @@
-"""Between the I/O thread and the slots: claims that wait for a slot, and the list of what runs."""
+"""Between the I/O thread and the slots: claims that wait for a slot."""
 
 from __future__ import annotations
 
 import asyncio
-import mmap
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from pgqueue.types import Claim
-
-_ID = 36  # characters of a UUID
 
 
 class Buffer(Protocol):
@@ -81,26 +78,3 @@ class LoopBuffer:
     def _wake(self, count: int) -> None:
         for _ in range(count):
             self._filled.release()
-
-
-class Board:
-    """Which job each slot has begun, in memory shared with the supervisor, so that it survives the process.
-
-    After a crash only these count it; what was claimed and not begun goes back as if nothing had been.
-    """
-
-    def __init__(self, slots: int) -> None:
-        self._memory = mmap.mmap(-1, slots * _ID)
-
-    def begin(self, slot: int, job: str) -> None:
-        """Note that a slot begins a job."""
-        self._memory[slot * _ID : (slot + 1) * _ID] = job.encode()
-
-    def begun(self) -> list[str]:
-        """Return the job that each slot has begun last; an ended one among them does no harm."""
-        cells = (self._memory[at : at + _ID] for at in range(0, len(self._memory), _ID))
-        return [cell.decode() for cell in cells if cell.strip(b"\0")]
-
-    def clear(self) -> None:
-        """Forget everything, for the next process."""
-        self._memory[:] = bytes(len(self._memory))

@@ -27,6 +27,10 @@ PRUNE_BATCH = 1000
 _DUTY_SECONDS = 5.0
 
 
+#: How a job ends whose worker stopped while it ran, if it may not run again.
+STOPPED = ErrorReport("WorkerLostError", "pgqueue.errors", "the worker stopped before the task had ended")
+
+
 class Presence:
     """The entry of a worker in the list, and its session lock on a connection that does nothing else."""
 
@@ -43,21 +47,21 @@ class Presence:
             "slots": options.slots,
             "queues": list(options.queues),
             "at_most_once": sorted(name for name, task in app.tasks.items() if not task.options.acks_late),
+            "fail_if_lost": sorted(name for name, task in app.tasks.items() if not task.options.reject_on_worker_lost),
         }
 
-    def register(self, connection: Connection) -> None:
-        """Enter the worker in the list, holding its lock if sessions are real here."""
+    def register(self, connection: Connection) -> bool:
+        """Enter the worker in the list, holding its lock if sessions are real here; return whether it was not on it."""
         if self._lock is None or self._lock.closed:
             self._lock = self._take_lock()
-        run(connection, self._statements.register({**self._entry, "locked": self._lock is not None}))
+        return run(connection, self._statements.register({**self._entry, "locked": self._lock is not None}))[0]
 
     def leave(self, connection: Connection, cut_off: list[str]) -> None:
         """Strike the worker off the list and hand back whatever it still holds; none of it counts as a crash.
 
         - `cut_off`: jobs that had begun and did not end in time.
         """
-        error = ErrorReport("WorkerLostError", "pgqueue.errors", "the worker stopped before the task had ended")
-        run(connection, self._statements.bury(self._identity.id, error, cut_off, 1, counts=False))
+        run(connection, self._statements.bury(self._identity.id, STOPPED, cut_off, 1, counts=False))
 
     def close(self) -> None:
         """End the session that holds the lock; `register` takes it anew."""
@@ -75,8 +79,8 @@ class Presence:
         Behind a pooler the session is not ours, and on Citus every node grants the same lock.
         """
         connection = self._app.database.connect("alive")
-        pid, distributed = run(connection, self._statements.surroundings())[0]
-        self.real_sessions = pid == connection.info.backend_pid and not distributed
+        _, distributed = run(connection, self._statements.surroundings())[0]
+        self.real_sessions = connection.real and not distributed
         if self.real_sessions:
             if run(connection, self._statements.take_lock(self._identity.id))[0]:
                 return connection

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,16 +17,40 @@ import psycopg
 
 from pgqueue.app import PgQueue
 from pgqueue.database import connection_lost, passes, run, run_together
-from pgqueue.errors import DatabaseUnavailable, PgQueueError
+from pgqueue.errors import DatabaseUnavailable, LeaseLost, PgQueueError, WorkerShutdown
 from pgqueue.statements import Ended, Statement
 from pgqueue.tracer import report
-from pgqueue.types import Claim, Failed, Ignored
+from pgqueue.types import Claim, Failed, Ignored, Released
 from pgqueue.worker import journal
+from pgqueue.worker.board import (
+    EXIT_CUT_OFF,
+    EXIT_FAILED,
+    EXIT_LIMIT,
+    EXIT_OK,
+    EXIT_REPLACE,
+    EXIT_UNTOLD,
+    Board,
+    Stop,
+)
 from pgqueue.worker.buffer import Buffer
-from pgqueue.worker.duties import Presence, Rounds
+from pgqueue.worker.deaths import overdue
+from pgqueue.worker.duties import STOPPED, Presence, Rounds
 from pgqueue.worker.liveness import Identity
+from pgqueue.worker.memory import memory_in_use
 from pgqueue.worker.options import WorkerOptions
-from pgqueue.worker.pace import ACK_WAIT, BUSY_AFTER, LARGEST_ACK, STALLED, Demand, backoff
+from pgqueue.worker.pace import (
+    ACK_WAIT,
+    BACKLOG_SECONDS,
+    BUSY_AFTER,
+    LARGEST_ACK,
+    LARGEST_CLAIM,
+    SOFT,
+    STALLED,
+    Demand,
+    backoff,
+)
+from pgqueue.worker.quota import Quota
+from pgqueue.worker.slot import Slot
 from pgqueue.worker.slots import untried
 from pgqueue.worker.wake import Wake
 
@@ -38,8 +63,11 @@ class IOThread(threading.Thread):
     """Claims for the slots of one process and acknowledges what they report, until told to stop.
 
     Slots call `report`, the main thread `stop`; everything else happens in this thread. One turn of the loop:
-    collect what has ended, hand back what waits too long, acknowledge and claim in one round trip, do the rounds,
-    wait. `failure` is what ended it, if something did; `abandoned` are the jobs that did not end in time.
+    collect what has ended, end what is over its time limit, hand back what waits too long, acknowledge and claim in
+    one round trip, do the rounds, wait. `exit_code` says how it ended.
+
+    - `slots`, `board`, `quota`: those of the process.
+    - `end_now`: ends the process with an exit code, whatever the slots are doing.
     """
 
     def __init__(
@@ -48,7 +76,10 @@ class IOThread(threading.Thread):
         identity: Identity,
         options: WorkerOptions,
         buffer: Buffer,
-        on_abandon: Callable[[], None],
+        slots: Sequence[Slot],
+        board: Board,
+        quota: Quota | None,
+        end_now: Callable[[int], None],
     ) -> None:
         super().__init__(name="pgqueue-io", daemon=True)
         self._app = app
@@ -56,21 +87,32 @@ class IOThread(threading.Thread):
         self._identity = identity
         self._options = options
         self._buffer = buffer
-        self._on_abandon = on_abandon
+        self._slots = slots
+        self._board = board
+        self._quota = quota
+        self._end_now = end_now
         self._presence = Presence(app, identity, options)
         self._careful = any(not task.options.acks_late for task in app.tasks.values())
-        self.failure: BaseException | None = None
-        self.abandoned: list[Claim] = []
+        self.exit_code = EXIT_OK
+        self._cut_off: list[Claim] = []
 
         self._ended: deque[tuple[Ended, bool | None]] = deque()  # from the slots
         self._outcomes: list[Ended] = []  # to be acknowledged
         self._held: dict[str, Claim] = {}  # claimed and neither acknowledged nor handed back
         self._unknown: list[str] = []  # task names that this program does not have
         self._stop_at: float | None = None
+        self._interrupt_at = math.inf
+        self._retiring = False  # to be replaced by a fresh process
+        self._tasks_ended = 0
+        self._make_room = False  # a suspect waits for a process that holds nothing else
+        self._alone = False  # what it holds is a suspect
+        self._next_backlog = 0.0
+        self._registered = False
         self._wake = Wake()
         self._parked = False
 
-        self._demand = Demand(options.slots, app.settings.poll_interval)
+        most = options.slots * options.prefetch_multiplier or LARGEST_CLAIM
+        self._demand = Demand(options.slots, app.settings.poll_interval, most)
         self._said_idle = False
         self._unstarted = 0
         self._progress_at = 0.0
@@ -84,11 +126,22 @@ class IOThread(threading.Thread):
         if self._parked or not len(self._buffer):
             self._wake()
 
-    def stop(self) -> None:
-        """Claim no more, let running attempts end within the grace period, then end; the second time, end now."""
+    def stop(self, how: Stop) -> None:
+        """Claim no more. Warm: running attempts may end within the grace period; they are interrupted shortly before
+        it is over. Soft: they are interrupted now. Cold: their jobs are handed back now.
+        """
         now = time.monotonic()
-        self._stop_at = now + self._options.grace if self._stop_at is None else min(now, self._stop_at)
+        left = {Stop.WARM: self._options.grace, Stop.SOFT: SOFT, Stop.COLD: 0.0}[how]
+        self._stop_at = now + left if self._stop_at is None else min(now + left, self._stop_at)
+        if how is Stop.WARM:
+            self._interrupt_at = self._stop_at - min(SOFT, left / 2)
         logger.info("stopping: %d running tasks have %.3g s to end", max(0, self._running), self._stop_at - now)
+        if how is Stop.SOFT:
+            self._interrupt()  # here, since the I/O thread may be waiting for the database
+        self._wake()
+
+    def look_at_limits(self) -> None:
+        """See to the attempts that are over their hard time limit."""
         self._wake()
 
     # -- the loop --------------------------------------------------------------------------------------------
@@ -98,14 +151,15 @@ class IOThread(threading.Thread):
         try:
             self._serve_always()
         except BaseException as error:
-            self.failure = error
+            self.exit_code = EXIT_FAILED
             logger.critical("the worker cannot go on: %s", error, exc_info=not isinstance(error, PgQueueError))
         finally:
             self._presence.close()
             self._buffer.drain()
             self._buffer.put([None] * self._options.slots)
-        if self.abandoned:
-            self._on_abandon()
+        if self._cut_off:
+            logger.warning("%d tasks are cut off, their jobs handed back", len(self._cut_off))
+            self._end_now(self.exit_code)
 
     def _serve_always(self) -> None:
         """Serve on one connection after the other, until stopped."""
@@ -116,22 +170,28 @@ class IOThread(threading.Thread):
                     self._greet(connection)
                     failures = 0
                     self._serve(connection)
-                    self._presence.leave(connection, [claim.id for claim in self.abandoned])
+                    self._leave(connection)
                     return
             except (psycopg.Error, DatabaseUnavailable) as error:
                 if not connection_lost(error) and not (isinstance(error, psycopg.Error) and passes(error)):
                     raise
                 logger.warning("beginning anew with a fresh connection: %s", str(error).strip())
             if self._out_of_time() or (self._stop_at is not None and self._at_rest()):
-                self.abandoned = list(self._held.values())
+                self._cut_off = list(self._held.values())
+                if self._cut_off:
+                    self.exit_code = EXIT_UNTOLD
                 return
             self._sleep(backoff(failures, random.random()))
             failures += 1
+            if time.monotonic() >= self._interrupt_at:
+                self._interrupt()
 
     def _greet(self, connection: Connection) -> None:
         """Begin with a fresh connection: be on the list, listen, and hand back claims that nobody heard of."""
         connection.add_notify_handler(self._notified)
-        self._presence.register(connection)
+        if self._presence.register(connection) and self._registered:
+            self._given_up()
+        self._registered = True
         if self._presence.real_sessions:  # else there is only polling
             connection.execute(self._statements.listen().sql.encode())
         self._collect()
@@ -147,9 +207,13 @@ class IOThread(threading.Thread):
             self._wake.attend()
             now = time.monotonic()
             flowing = self._collect()
+            self._end_overdue(connection, now)
+            if now >= self._interrupt_at:
+                self._interrupt()
+            if flowing and self._is_worn_out():
+                self._retiring = True
             self._hand_back(now)
-            stopping = self._stop_at is not None
-            wanted = 0 if stopping else self._demand.size_now(self._running, len(self._buffer), now)
+            wanted = self._wanted(now)
             if self._outcomes or wanted:
                 self._exchange(connection, wanted)
             self._rest(connection, now)
@@ -163,6 +227,9 @@ class IOThread(threading.Thread):
         while self._ended:
             ended, acked = self._ended.popleft()
             runtimes.append(ended.runtime)
+            self._tasks_ended += 1
+            if isinstance(ended.outcome, Released):
+                ended = self._interrupted(ended)
             if acked is None:
                 self._outcomes.append(ended)
             else:
@@ -171,26 +238,77 @@ class IOThread(threading.Thread):
         self._demand.ended(runtimes)
         return bool(runtimes)
 
+    def _interrupted(self, ended: Ended) -> Ended:
+        """Return what an attempt comes to that was interrupted: it goes back, unless its claim has acknowledged it."""
+        if self._stop_at is not None:
+            self.exit_code = EXIT_CUT_OFF
+        if self._app.tasks[ended.claim.task].options.acks_late:
+            return ended
+        return replace(ended, outcome=Failed(STOPPED))
+
     def _hand_back(self, now: float) -> None:
         """Take from the buffer what has waited for a slot too long, or everything when stopping."""
         unstarted = len(self._buffer)
         if unstarted != self._unstarted or unstarted == 0:
             self._unstarted, self._progress_at = unstarted, now
-        if unstarted and (self._stop_at is not None or now - self._progress_at > STALLED):
-            self._outcomes += [untried(claim) for claim in self._buffer.drain()]
+        if unstarted and (self._is_ending or self._make_room or now - self._progress_at > STALLED):
+            self._outcomes += map(self._untried, self._buffer.drain())
             self._unstarted = 0
             self._demand.stuck()
+
+    def _untried(self, claim: Claim) -> Ended:
+        if self._quota is not None:
+            self._quota.take(-1)
+        return untried(claim)
 
     @property
     def _running(self) -> int:
         return len(self._held) - len(self._buffer) - len(self._outcomes) - len(self._ended)
 
+    @property
+    def _is_ending(self) -> bool:
+        return self._stop_at is not None or self._retiring
+
+    @property
+    def _claims_nothing(self) -> bool:
+        """Whether there is a reason not to claim, however much room there is."""
+        return (
+            self._is_ending
+            or (self._quota is not None and self._quota.left == 0)
+            or self._tasks_left <= 0
+            or (bool(self._held) and (self._make_room or self._options.suspects_only or self._alone))
+        )
+
+    @property
+    def _tasks_left(self) -> int:
+        most = self._options.max_tasks_per_child
+        return LARGEST_CLAIM if most is None else most - self._tasks_ended - len(self._held)
+
+    def _wanted(self, now: float) -> int:
+        """Return how many jobs to claim now."""
+        if self._claims_nothing:
+            return 0
+        return min(self._demand.size_now(self._running, len(self._buffer), now), self._tasks_left)
+
     def _exchange(self, connection: Connection, wanted: int) -> None:
         """Acknowledge what has ended and claim what is wanted, in one round trip and one commit."""
+        if self._quota is not None:
+            wanted = self._quota.take(wanted)
+        try:
+            claimed = self._finish_and_claim(connection, wanted)
+        except BaseException:
+            claimed = []
+            raise
+        finally:
+            if self._quota is not None:
+                self._quota.take(len(claimed) - wanted)
+        if wanted:
+            self._claimed(claimed)
+
+    def _finish_and_claim(self, connection: Connection, wanted: int) -> list[Claim]:
         ending = self._outcomes[:LARGEST_ACK]
         if not ending:
-            self._claimed(run(connection, self._claim(wanted, relaxed=not self._careful)))
-            return
+            return run(connection, self._claim(wanted, relaxed=not self._careful)) if wanted else []
         statements: list[Statement[Any]] = [self._statements.finish(self._identity.id, ending)]
         if wanted:
             statements.append(self._claim(wanted, relaxed=False))
@@ -200,14 +318,22 @@ class IOThread(threading.Thread):
             if connection_lost(error):
                 raise
             self._finish_singly(connection, ending)
-            return
+            return []
         self._acknowledged(ending, refused)
-        if claimed:
-            self._claimed(claimed[0])
+        return claimed[0] if claimed else []
 
     def _claim(self, wanted: int, *, relaxed: bool) -> Statement[Claim]:
         self._demand.looking()
-        return self._statements.claim(self._identity.id, self._options.queues, wanted, self._unknown, relaxed=relaxed)
+        options = self._options
+        return self._statements.claim(
+            self._identity.id,
+            options.queues,
+            0 if options.suspects_only else wanted,
+            self._unknown,
+            relaxed=relaxed,
+            # Suspects run alone. A process of many slots is never empty for long: others are started for them.
+            alone=options.slots == 1 and not self._held,
+        )
 
     def _finish_singly(self, connection: Connection, ending: list[Ended]) -> None:
         """Acknowledge the outcomes of a batch that failed one by one, so that a bad one does not hold up the others."""
@@ -242,6 +368,8 @@ class IOThread(threading.Thread):
 
     def _claimed(self, claims: list[Claim]) -> None:
         now = time.monotonic()
+        self._make_room = False
+        self._alone = bool(claims) and claims[0].crashes > 0
         known = []
         for claim in claims:
             self._held[claim.id] = claim
@@ -258,7 +386,7 @@ class IOThread(threading.Thread):
 
     def _leave_to_others(self, claim: Claim) -> None:
         """Hand back a job whose task this program does not have; from now on claims leave such jobs where they are."""
-        self._outcomes.append(untried(claim))
+        self._outcomes.append(self._untried(claim))
         if claim.task not in self._unknown:
             self._unknown.append(claim.task)
             logger.warning(
@@ -273,11 +401,8 @@ class IOThread(threading.Thread):
         """Beat and do the rounds when they are due, and say idle or busy when that has changed for a while."""
         if self._rounds.beat_due(now):
             if not run(connection, self._statements.beat(self._identity.id, self._unknown))[0]:
-                logger.warning("this worker had been given up for dead; its leases are gone, it registers again")
                 self._presence.register(connection)
-                for claim in self._buffer.drain():  # somebody else's by now
-                    self._drop(claim)
-                self._said_idle = False
+                self._given_up()
             if self._disown_again:
                 self._collect()
                 run(connection, self._statements.disown(self._identity.id, list(self._held)))
@@ -286,7 +411,10 @@ class IOThread(threading.Thread):
             self._presence.close()
             self._presence.register(connection)
         self._rounds.go(connection, now)
-        idle = not self._held and self._stop_at is None and self._demand.idle
+        self._look_at_backlog(connection, now)
+        if bool(self._held) == bool(self._board.idle_since):
+            self._board.idle_since = 0.0 if self._held else now
+        idle = not self._held and not self._is_ending and self._demand.idle
         if idle and not self._said_idle and self._presence.real_sessions:
             run(connection, self._statements.say_idle(self._identity.id, self._options.queues))
             self._said_idle = True
@@ -295,16 +423,85 @@ class IOThread(threading.Thread):
             run(connection, self._statements.say_busy(self._identity.id))
             self._said_idle = False
 
+    def _given_up(self) -> None:
+        """Let go of everything: others have taken it over, and nothing that is written for it counts."""
+        logger.warning("this worker had been given up for dead; its leases are gone, it registers again")
+        for claim in self._buffer.drain():
+            self._drop(claim)
+        for slot in self._slots:
+            if slot.claim is not None and slot.claim.id in self._held:
+                slot.interrupt(slot.claim, LeaseLost())
+        self._said_idle = False
+
+    def _look_at_backlog(self, connection: Connection, now: float) -> None:
+        """See now and then what waits although this process claims nothing, for the supervisor and for suspects."""
+        if now < self._next_backlog or self._is_ending or self._options.suspects_only:
+            return
+        self._next_backlog = now + BACKLOG_SECONDS
+        single = self._options.slots == 1
+        if single and not self._held:
+            self._board.waiting = False  # it claims, and sees for itself
+            return
+        [backlog] = run(connection, self._statements.backlog(self._options.queues, self._unknown))
+        self._board.waiting = backlog.waiting and self._running >= self._options.slots
+        if single:
+            self._make_room = backlog.suspects
+        else:
+            self._board.suspects = backlog.suspects
+
+    def _interrupt(self) -> None:
+        self._interrupt_at = math.inf
+        for slot in self._slots:
+            slot.interrupt(slot.claim, WorkerShutdown("the worker ends"))
+
+    def _end_overdue(self, connection: Connection, now: float) -> None:
+        """End the process if an attempt is over its hard time limit: there is no other way to end the attempt.
+
+        What has ended is acknowledged first; what runs in other slots is handed back and counts nothing.
+        """
+        late = [slot for slot in self._slots if slot.hard_at <= now and slot.condemn(now)]
+        if not late:
+            return
+        for slot in late:
+            assert slot.claim is not None
+            if slot.session is not None:  # its open transaction locks the row
+                run(connection, self._statements.end_session(slot.session, SOFT))
+            repeats = not self._app.tasks[slot.claim.task].options.acks_on_failure_or_timeout
+            outcome = overdue(slot.limit, slot.claim.crashes, self._app.settings.max_crashes, repeats=repeats)
+            self._outcomes.append(Ended(slot.claim, outcome, slot.limit))
+        self._collect()
+        while self._outcomes:
+            self._exchange(connection, 0)
+        self._cut_off = list(self._held.values())
+        self.exit_code = EXIT_LIMIT
+        self._leave(connection)
+        self._end_now(EXIT_LIMIT)
+
+    def _is_worn_out(self) -> bool:
+        """Return whether the process has run as many tasks, or takes as much memory, as it may."""
+        tasks, memory = self._options.max_tasks_per_child, self._options.max_memory_per_child
+        return bool((tasks and self._tasks_ended >= tasks) or (memory and memory_in_use() > memory))
+
+    def _leave(self, connection: Connection) -> None:
+        self._presence.leave(connection, [claim.id for claim in self._cut_off])
+
     def _finished(self, now: float) -> bool:
         """Return whether the loop may end; a worker in burst stops when it has found nothing and runs nothing."""
-        if self._options.burst and self._stop_at is None and self._at_rest() and self._demand.found_nothing_at >= now:
-            self._stop_at = now
+        if not self._is_ending and self._at_rest():
+            no_more = self._quota is not None and self._quota.left == 0
+            if no_more or (self._options.burst and self._demand.found_nothing_at >= now):
+                self._stop_at = now
         if self._out_of_time() and not self._at_rest():
             # Leaving hands them back, but for those whose transaction is open: that ends with this process.
             waiting = {ended.claim.id for ended in self._outcomes}
-            self.abandoned = [claim for id_, claim in self._held.items() if id_ not in waiting]
+            self._cut_off = [claim for id_, claim in self._held.items() if id_ not in waiting]
+            self.exit_code = EXIT_CUT_OFF
             return True
-        return self._stop_at is not None and self._at_rest()
+        if self._is_ending and self._at_rest():
+            if self._retiring and self._stop_at is None:
+                self.exit_code = EXIT_REPLACE
+            return True
+        return False
 
     def _at_rest(self) -> bool:
         return not self._held and not self._ended
@@ -315,12 +512,12 @@ class IOThread(threading.Thread):
     def _wait(self, connection: Connection, flowing: bool) -> None:
         """Wait for a notification, a report of a slot, or the next thing that is due."""
         now = time.monotonic()
-        if self._stop_at is None and self._demand.size_now(self._running, len(self._buffer), now):
+        if self._wanted(now):
             return  # a notification came with the answer of a statement
         until = self._rounds.next
         if self._stop_at is not None:
-            until = min(until, max(self._stop_at, now + ACK_WAIT))
-        elif self._demand.size(self._running, len(self._buffer)):
+            until = min(until, max(self._stop_at, now + ACK_WAIT), self._interrupt_at)
+        elif not self._claims_nothing and self._demand.size(self._running, len(self._buffer)):
             until = min(until, self._demand.next_look)
         if len(self._buffer):
             until = min(until, self._progress_at + STALLED + ACK_WAIT)
@@ -341,7 +538,8 @@ class IOThread(threading.Thread):
 
     def _sleep(self, seconds: float) -> None:
         self._wake.attend()
-        self._wake.wait([], seconds)
+        due = min(self._interrupt_at, self._stop_at or math.inf) - time.monotonic()
+        self._wake.wait([], min(seconds, max(0.0, due)))
 
     def _notified(self, notice: psycopg.Notify) -> None:
         if notice.payload in self._options.queues:

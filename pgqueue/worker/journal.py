@@ -38,5 +38,7 @@ def tell(ended: Ended, acked: bool) -> None:
             logger.info("%s is not run: %s", name, reason)
         case Ignored():
             logger.info("%s attempt %d ignored in %.3f s", name, claim.attempt, ended.runtime)
+        case Released(crash=crash) if crash is not None:
+            logger.error("%s attempt %d is to be repeated: %s: %s", name, claim.attempt, crash.type, crash.message)
         case Released():
             logger.debug("%s attempt %d released", name, claim.attempt)

@@ -16,14 +16,21 @@ LARGEST_ACK = 500
 FIRST_PAUSE = 0.05
 #: Seconds of uninterrupted work after which a worker takes back that it is idle.
 BUSY_AFTER = 1.0
+#: Seconds that an interrupted task has to clean up before its worker ends without it.
+SOFT = 2.0
+#: Seconds between two looks at what waits, of a worker that has no slot free.
+BACKLOG_SECONDS = 1.0
 
 
-def claim_size(slots: int, free: int, unstarted: int, runtime: float | None, last: int) -> int:
+def claim_size(
+    slots: int, free: int, unstarted: int, runtime: float | None, last: int, most: int = LARGEST_CLAIM
+) -> int:
     """Return how many jobs to claim now.
 
     - `slots`, `free`: of this process; `unstarted`: claimed and waiting for a slot.
     - `runtime`: seconds that a job takes, on average; None before the first.
     - `last`: size of the last claim: it may grow fourfold at a time, since one fast job says little.
+    - `most`: jobs to be claimed ahead at most.
 
         >>> claim_size(slots=1, free=1, unstarted=0, runtime=None, last=0)
         1
@@ -33,7 +40,7 @@ def claim_size(slots: int, free: int, unstarted: int, runtime: float | None, las
         0
     """
     ahead = 0 if runtime is None else int(min(LARGEST_CLAIM, slots * BATCH_SECONDS / max(runtime, 1e-6)))
-    ahead = min(ahead, max(slots, 4 * last))
+    ahead = min(ahead, max(slots, 4 * last), most)
     if unstarted > ahead // 2:
         return 0
     return min(LARGEST_CLAIM, max(free, ahead) - unstarted)
@@ -44,12 +51,14 @@ class Demand:
 
     - `slots`: how many attempts run at once.
     - `longest_pause`: seconds between two looks of an idle worker, at most.
+    - `most`: jobs to be claimed ahead at most.
 
     All times are monotonic and in seconds.
     """
 
-    def __init__(self, slots: int, longest_pause: float) -> None:
+    def __init__(self, slots: int, longest_pause: float, most: int = LARGEST_CLAIM) -> None:
         self._slots = slots
+        self._most = most
         self._longest_pause = longest_pause
         self._runtime: float | None = None
         self._last = 0
@@ -99,7 +108,8 @@ class Demand:
     def size(self, running: int, unstarted: int) -> int:
         """Return how many jobs there is room for, sooner or later."""
         free = max(0, self._slots - running)
-        return claim_size(self._slots, free, unstarted, None if self._stuck else self._runtime, self._last)
+        runtime = None if self._stuck else self._runtime
+        return claim_size(self._slots, free, unstarted, runtime, self._last, self._most)
 
     def size_now(self, running: int, unstarted: int, now: float) -> int:
         """Return how many jobs to claim now: 0 while the pause lasts and nobody has notified."""

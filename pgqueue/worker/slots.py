@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -16,7 +16,8 @@ from pgqueue.statements import Ended
 from pgqueue.task import Task
 from pgqueue.tracer import Tracer, build_tracer, report
 from pgqueue.types import Claim, Failed, Outcome, Released, Succeeded
-from pgqueue.worker.buffer import Board, LoopBuffer, ThreadBuffer
+from pgqueue.worker.buffer import LoopBuffer, ThreadBuffer
+from pgqueue.worker.slot import Slot
 from pgqueue.worker.transactions import AttemptTransaction
 
 logger = logging.getLogger("pgqueue.worker")
@@ -41,33 +42,34 @@ class Tracers(dict[str, Tracer]):
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What the slots of one process share: tasks and tracers by name, the board, and where outcomes go."""
+    """What the slots of one process share: tasks and tracers by name, and where outcomes go."""
 
     tasks: Mapping[str, Task[..., Any, Any]]
     tracers: Tracers
-    board: Board
     database: Database
     worker: str
     report: Report
 
 
-def work(bench: Bench, buffer: ThreadBuffer, slot: int = 0) -> None:
+def work(bench: Bench, buffer: ThreadBuffer, slot: Slot) -> None:
     """Run claims in this thread until the buffer sends the slot home."""
-    transaction = AttemptTransaction(bench.database, bench.worker)
-    tracers, report_ended, begin, get = bench.tracers, bench.report, bench.board.begin, buffer.get
+    transaction = AttemptTransaction(bench.database, bench.worker, slot)
+    tracers, report_ended, begin, end, get = bench.tracers, bench.report, slot.begin, slot.end, buffer.get
     with asyncio.Runner() as runner:
         while (claim := get()) is not None:
-            begin(slot, claim.id)
+            begin(claim)
             started = perf_counter()
             tracer = tracers[claim.task]
             try:
                 if tracer.trace is not None:
-                    outcome = tracer.trace(claim, transaction)
+                    outcome = tracer.trace(claim, transaction, slot)
                 else:
                     assert tracer.atrace is not None
-                    outcome = runner.run(tracer.atrace(claim, transaction))  # type: ignore[arg-type]
+                    outcome = runner.run(tracer.atrace(claim, transaction, slot))
             except BaseException as error:  # a coroutine that cancels itself; a slot must never die
                 outcome = Failed(report(error))
+            if not end():
+                threading.Event().wait()  # until the process ends
             ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim))
             if not transaction.is_open:
                 report_ended(ended, None)
@@ -78,42 +80,44 @@ def work(bench: Bench, buffer: ThreadBuffer, slot: int = 0) -> None:
         runner.run(bench.database.aclose())
 
 
-def work_in_threads(bench: Bench, buffer: ThreadBuffer, slots: int) -> list[threading.Thread]:
+def work_in_threads(bench: Bench, buffer: ThreadBuffer, slots: Sequence[Slot]) -> list[threading.Thread]:
     """Start one thread a slot; they end when the buffer sends them home."""
     threads = [
-        threading.Thread(target=work, args=(bench, buffer, slot), name=f"pgqueue-slot-{slot}", daemon=True)
-        for slot in range(slots)
+        threading.Thread(target=work, args=(bench, buffer, slot), name=f"pgqueue-slot-{slot.number}", daemon=True)
+        for slot in slots
     ]
     for thread in threads:
         thread.start()
     return threads
 
 
-async def work_in_loop(bench: Bench, buffer: LoopBuffer, slots: int) -> None:
+async def work_in_loop(bench: Bench, buffer: LoopBuffer, slots: Sequence[Slot]) -> None:
     """Run one coroutine a slot; plain functions run in a thread each, so that they do not stop the loop."""
-    with ThreadPoolExecutor(slots, thread_name_prefix="pgqueue-function") as executor:
-        await asyncio.gather(*(_work_in_loop(bench, buffer, slot, executor) for slot in range(slots)))
+    with ThreadPoolExecutor(len(slots), thread_name_prefix="pgqueue-function") as executor:
+        await asyncio.gather(*(_work_in_loop(bench, buffer, slot, executor) for slot in slots))
         await bench.database.aclose()
 
 
-async def _work_in_loop(bench: Bench, buffer: LoopBuffer, slot: int, executor: ThreadPoolExecutor) -> None:
-    transaction = AttemptTransaction(bench.database, bench.worker)
+async def _work_in_loop(bench: Bench, buffer: LoopBuffer, slot: Slot, executor: ThreadPoolExecutor) -> None:
+    transaction = AttemptTransaction(bench.database, bench.worker, slot)
     loop = asyncio.get_running_loop()
     while (claim := await buffer.get()) is not None:
-        bench.board.begin(slot, claim.id)
+        slot.begin(claim)
         started = perf_counter()
         tracer = bench.tracers[claim.task]
         if tracer.atrace is not None:
             # A task of its own, so that one which cancels itself does not cancel the slot.
-            attempt: asyncio.Future[Outcome] = asyncio.ensure_future(tracer.atrace(claim, transaction))
+            attempt: asyncio.Future[Outcome] = asyncio.ensure_future(tracer.atrace(claim, transaction, slot))
         else:
             assert tracer.trace is not None
-            attempt = loop.run_in_executor(executor, tracer.trace, claim, transaction)
+            attempt = loop.run_in_executor(executor, tracer.trace, claim, transaction, slot)
         await asyncio.wait([attempt])
         try:
             outcome = attempt.result()
         except BaseException as error:
             outcome = Failed(report(error))
+        if not slot.end():
+            await asyncio.Event().wait()  # until the process ends
         ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim))
         if not transaction.is_open:
             bench.report(ended, None)

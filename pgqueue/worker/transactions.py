@@ -15,6 +15,7 @@ from pgqueue.database import Database, arun, connection_lost, run
 from pgqueue.errors import DatabaseUnavailable, LeaseLost, Reject
 from pgqueue.statements import Ended
 from pgqueue.types import Claim, State
+from pgqueue.worker.slot import Slot
 
 logger = logging.getLogger("pgqueue.worker")
 
@@ -30,9 +31,10 @@ class AttemptTransaction:
     Its first statement locks the job under the fence, its last acknowledges it; the connection is pooled.
     """
 
-    def __init__(self, database: Database, worker: str) -> None:
+    def __init__(self, database: Database, worker: str, slot: Slot) -> None:
         self._database = database
         self._worker = worker
+        self._slot = slot
         self._stack: ExitStack | None = None
         self._astack: AsyncExitStack | None = None
         self._connection: Any = None
@@ -47,17 +49,17 @@ class AttemptTransaction:
     def begin(self, claim: Claim) -> psycopg.Connection[Any]:
         """Open the transaction and lock the job; raises LeaseLost if the attempt does not hold it any more."""
         self._check_closed()
-        with _requeued(), ExitStack() as stack:
+        with self._slot.shielded(), _requeued(), ExitStack() as stack:
             connection = stack.enter_context(self._database.connection(_PATIENCE))
             stack.enter_context(connection.transaction())
-            run(connection, self._database.statements.hold(claim, self._worker))
+            self._slot.session = run(connection, self._database.statements.hold(claim, self._worker))[0]
             self._stack, self._connection = stack.pop_all(), connection
         return connection
 
     def rollback(self) -> None:
         """Undo everything that the attempt has written in it."""
-        stack = self._take()
-        stack.__exit__(psycopg.Rollback, psycopg.Rollback(), None)
+        with self._slot.shielded():
+            self._take().__exit__(psycopg.Rollback, psycopg.Rollback(), None)
 
     def commit(self, ended: Ended) -> bool | None:
         """Acknowledge and commit; return whether it counts.
@@ -112,7 +114,7 @@ class AttemptTransaction:
             async with AsyncExitStack() as stack:
                 connection = await stack.enter_async_context(self._database.aconnection(_PATIENCE))
                 await stack.enter_async_context(connection.transaction())
-                await arun(connection, self._database.statements.hold(claim, self._worker))
+                self._slot.session = (await arun(connection, self._database.statements.hold(claim, self._worker)))[0]
                 self._astack, self._connection = stack.pop_all(), connection
         return connection
 
@@ -143,12 +145,12 @@ class AttemptTransaction:
             raise RuntimeError("this attempt has a transaction already; one can be open at a time")
 
     def _take(self) -> ExitStack:
-        stack, self._stack, self._connection = self._stack, None, None
+        stack, self._stack, self._connection, self._slot.session = self._stack, None, None, None
         assert stack is not None
         return stack
 
     def _atake(self) -> AsyncExitStack:
-        stack, self._astack, self._connection = self._astack, None, None
+        stack, self._astack, self._connection, self._slot.session = self._astack, None, None, None
         assert stack is not None
         return stack
 

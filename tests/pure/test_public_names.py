@@ -33,14 +33,17 @@ _NAMES = [
     "SchemaMissing",
     "SettingsError",
     "Signature",
+    "SoftTimeLimitExceeded",
     "State",
     "Task",
     "TaskFailed",
     "TaskRejectedError",
     "TaskRevokedError",
+    "TimeLimitExceeded",
     "UnknownJob",
     "UnknownTask",
     "WorkerLostError",
+    "WorkerShutdown",
 ]
 
 

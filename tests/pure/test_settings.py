@@ -102,6 +102,17 @@ def test_variables_that_are_no_settings_are_left_alone(monkeypatch: pytest.Monke
     load_settings({})
 
 
+@pytest.mark.parametrize(("text", "pooler"), [("true", True), ("0", False), (None, None)])
+def test_whether_there_is_a_pooler_is_found_out_unless_it_is_said(
+    text: str | None, pooler: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if text is not None:
+        monkeypatch.setenv("PGQUEUE_POOLER", text)
+    app = PgQueue("shop", dsn="postgresql:///shop")
+    assert app.settings.pooler is pooler
+    assert app.database.pooled is pooler
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -109,6 +120,8 @@ def test_variables_that_are_no_settings_are_left_alone(monkeypatch: pytest.Monke
         ("pool_size", "many"),
         ("max_payload_bytes", -1),
         ("connect_timeout", 0),
+        ("statement_timeout", 0),
+        ("pooler", "perhaps"),
         ("connect_timeout", float("nan")),
         ("poll_interval", 60),
         ("max_crashes", 0),

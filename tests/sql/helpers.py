@@ -70,13 +70,15 @@ class Queue:
         exclude: Sequence[str] = (),
         *,
         worker: str | None = None,
+        alone: bool = True,
     ) -> list[Row]:
         return self.rows(
-            "select * , id::text as id from pgqueue.claim(%s, %s, %s, %s)",
+            "select * , id::text as id from pgqueue.claim(%s, %s, %s, %s, p_alone => %s)",
             worker or self.worker,
             list(queues),
             limit,
             list(exclude),
+            alone,
         )
 
     def finish(self, *outcomes: Row, worker: str | None = None) -> list[str]:
@@ -120,15 +122,21 @@ class Queue:
         return str(described["id"])
 
     def bury(
-        self, worker: str | None = None, *, started: Iterable[str] | None = None, max_crashes: int = 3
+        self,
+        worker: str | None = None,
+        *,
+        started: Iterable[str] | None = None,
+        max_crashes: int = 3,
+        counts: bool = True,
     ) -> dict[str, str]:
         """What became of each job of a dead worker."""
         found = self.rows(
-            "select id::text, state from pgqueue.bury(%s, %s, %s::uuid[], %s)",
+            "select id::text, state from pgqueue.bury(%s, %s, %s::uuid[], %s, %s)",
             worker or self.worker,
             json.dumps(LOST),
             None if started is None else list(started),
             max_crashes,
+            counts,
         )
         return {row["id"]: row["state"] for row in found}
 

@@ -58,25 +58,25 @@ def test_a_job_that_kills_its_workers_ends_as_failure(queue: Queue) -> None:
     queue.set_clock(NOON)
     job = queue.add("poison", args=[1], headers={"h": 1}, root_id=new_id())
     states: list[str] = []
-    for _ in range(3):
-        queue.claim()
+    for _ in range(4):
+        queue.claim(alone=True)
         states += queue.bury(max_crashes=3).values()
-    assert states == ["PENDING", "PENDING", "FAILURE"]
+    assert states == ["PENDING", "PENDING", "PENDING", "FAILURE"]
     assert queue.job(job) is None
     result = queue.result(job)
     assert result is not None
-    expected = {"state": "FAILURE", "crashes": 3, "attempt": 3, "retries": 0, "error": LOST, "args": [1]}
+    expected = {"state": "FAILURE", "crashes": 4, "attempt": 4, "retries": 0, "error": LOST, "args": [1]}
     assert result | expected | {"headers": {"h": 1}, "finished_at": NOON, "claimed_at": NOON} == result
     assert str(result["worker"]) == queue.worker
-    assert queue.claim() == []
+    assert queue.claim(alone=True) == []
 
 
 def test_a_release_between_two_crashes_is_not_a_crash(queue: Queue) -> None:
     job = queue.add()
     for _ in range(2):
-        queue.claim()
+        queue.claim(alone=True)
         assert queue.bury() == {job: "PENDING"}
-        queue.run("RELEASED")
+        queue.finish(*[{**claim, "state": "RELEASED"} for claim in queue.claim(alone=True)])
     row = queue.job(job)
     assert row is not None
     assert row["crashes"] == 2
@@ -88,7 +88,18 @@ def test_a_task_acknowledged_by_its_claim_ends_as_failure_and_never_runs_again(q
     queue.claim()
     assert queue.bury() == {once: "FAILURE", often: "PENDING"}
     assert queue.status(once) | {"state": "FAILURE", "error": LOST} == queue.status(once)
-    assert [claim["id"] for claim in queue.claim()] == [often]
+    assert [claim["id"] for claim in queue.claim(alone=True)] == [often]
+
+
+def test_a_task_that_fails_if_lost_is_not_repeated_after_a_crash_but_after_a_stop(queue: Queue) -> None:
+    queue.register(fail_if_lost=["fragile"])
+    job = queue.add("fragile")
+    queue.claim()
+    assert queue.bury(counts=False) == {job: "PENDING"}
+    queue.register(fail_if_lost=["fragile"])
+    queue.claim()
+    assert queue.bury() == {job: "FAILURE"}
+    assert queue.status(job) | {"state": "FAILURE", "error": LOST} == queue.status(job)
 
 
 def test_a_second_life_that_is_buried_overwrites_the_result_of_the_first(queue: Queue) -> None:
@@ -96,7 +107,7 @@ def test_a_second_life_that_is_buried_overwrites_the_result_of_the_first(queue: 
     queue.run("FAILURE", error={"type": "E"}, runtime=1)
     queue.add("second", id=job, known=True)
     queue.claim()
-    assert queue.bury(max_crashes=1) == {job: "FAILURE"}
+    assert queue.bury(max_crashes=0) == {job: "FAILURE"}
     result = queue.result(job)
     assert result is not None
     assert result | {"task": "second", "error": LOST, "runtime": None, "attempt": 2} == result

@@ -8,13 +8,21 @@ from datetime import timedelta
 from itertools import pairwise
 from threading import Barrier
 from time import monotonic
+from typing import Any
 
 from .helpers import NOON, OpenQueue, Queue, new_id
 
 
 def test_a_claim_returns_all_that_an_attempt_needs_and_leases_the_job(queue: Queue) -> None:
     queue.set_clock(NOON)
-    given = {"args": [1], "kwargs": {"a": 2}, "headers": {"h": 3}, "ignore_result": True}
+    given = {
+        "args": [1],
+        "kwargs": {"a": 2},
+        "headers": {"h": 3},
+        "ignore_result": True,
+        "time_limit": 2.5,
+        "soft_time_limit": 1.5,
+    }
     family = {"root_id": new_id(), "parent_id": new_id()}
     job = queue.add("shop.add", queue="mail", priority=3, expires_in=60, **given, **family)
     (claim,) = queue.claim(queues=["mail"])
@@ -203,3 +211,81 @@ def test_eight_connections_claim_twenty_thousand_jobs_once_each_beside_future_on
     ) == (20_000)
     assert queue.one("select count(*) from pgqueue.job where worker is null and attempt = 0") == 100_000
     assert took < 15
+
+
+def _suspect(queue: Queue, line: str = "default", **fields: Any) -> str:
+    """A job whose worker has died once."""
+    job = queue.add(queue=line, **fields)
+    queue.claim(queues=[line], worker=(dead := new_id()), alone=False)
+    queue.bury(dead, started=[job])
+    return job
+
+
+def test_a_suspect_is_claimed_alone_and_only_by_who_holds_nothing(queue: Queue) -> None:
+    suspect = _suspect(queue, priority=9)
+    others = [queue.add() for _ in range(3)]
+    assert [claim["id"] for claim in queue.claim(1, alone=False)] == others[:1]
+    (claim,) = queue.claim(100, alone=True)
+    assert (claim["id"], claim["crashes"], claim["attempt"]) == (suspect, 1, 2)
+    assert [claim["id"] for claim in queue.claim(100, alone=True)] == others[1:]
+    assert queue.claim(100, alone=True) == []
+
+
+def test_who_wants_suspects_only_gets_nothing_else(queue: Queue) -> None:
+    suspect = _suspect(queue)
+    queue.add()
+    assert [claim["id"] for claim in queue.claim(0, alone=True)] == [suspect]
+    assert queue.claim(0, alone=True) == []
+
+
+def test_suspects_wait_for_their_time_their_queue_and_a_worker_that_knows_them(queue: Queue) -> None:
+    queue.set_clock(NOON)
+    early = _suspect(queue, "mail")
+    queue.rows("update pgqueue.job set eta = %s where id = %s", NOON + timedelta(minutes=1), early)
+    foreign = _suspect(queue, task="foreign")
+    assert queue.claim(1, ["mail", "default"], ["foreign"], alone=True) == []
+    queue.set_clock(NOON + timedelta(minutes=1))
+    assert [claim["id"] for claim in queue.claim(1, ["mail", "default"], alone=True)] == [early]
+    assert [claim["id"] for claim in queue.claim(1, ["mail", "default"], alone=True)] == [foreign]
+
+
+def test_two_who_want_a_suspect_get_two(queue: Queue, other: Queue) -> None:
+    first, second = _suspect(queue), _suspect(queue)
+    with queue.connection.transaction():
+        (one,) = queue.claim(alone=True)
+        (two,) = other.claim(alone=True)
+    assert {one["id"], two["id"]} == {first, second}
+
+
+def test_a_suspect_that_ends_its_attempt_is_none_any_more(queue: Queue) -> None:
+    job = _suspect(queue)
+    (claim,) = queue.claim(alone=True)
+    queue.finish({**claim, "state": "RETRY", "countdown": 0})
+    assert [claim["id"] for claim in queue.claim(alone=False)] == [job]
+
+
+def test_a_release_may_count_a_crash(queue: Queue) -> None:
+    job = queue.add()
+    (claim,) = queue.claim()
+    error = {"type": "TimeLimitExceeded", "module": "pgqueue.errors", "message": "5 s"}
+    assert queue.finish({**claim, "state": "RELEASED", "crashed": True, "error": error}) == []
+    row = queue.job(job)
+    assert row is not None
+    assert (row["crashes"], row["error"], row["worker"]) == (1, error, None)
+    assert queue.claim(alone=False) == []
+
+
+def test_the_backlog_tells_what_could_start_now(queue: Queue) -> None:
+    def backlog(*exclude: str) -> tuple[bool, bool]:
+        (row,) = queue.rows("select * from pgqueue.backlog('{mail,default}', %s)", list(exclude))
+        return row["waiting"], row["suspects"]
+
+    queue.add(queue="elsewhere")
+    queue.add(countdown=60)
+    assert backlog() == (False, False)
+    queue.add(queue="mail", priority=0)
+    assert (backlog(), backlog("t")) == ((True, False), (False, False))
+    queue.claim(10, ["mail"])
+    assert backlog() == (False, False)
+    queue.bury()
+    assert (backlog(), backlog("t")) == ((False, True), (False, False))

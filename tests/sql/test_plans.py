@@ -95,6 +95,8 @@ def _use(queue: Queue) -> None:
     nobody: dict[str, Any] = {"id": new_id(), "attempt": 1}
     for _ in range(12):
         queue.claim()
+        queue.claim(alone=True)
+        queue.rows("select * from pgqueue.backlog('{default}')")
         queue.finish(*_outcomes([nobody], "SUCCESS"), *_outcomes([{**nobody, "id": new_id()}], "RETRY"))
         queue.status(nobody["id"])
         with pytest.raises(psycopg.Error):
@@ -129,6 +131,9 @@ def _measure(queue: Queue) -> Measured:
     assert call("finish: retry again", lambda: queue.finish(*_outcomes(claims, "RETRY"))) == []
     (first, *_) = claims = call("claim again", lambda: queue.claim(BATCH))
     call("claim one", lambda: queue.claim(1))
+    call("claim alone", lambda: queue.claim(1, alone=True))
+    call("claim suspects only", lambda: queue.claim(0, alone=True))
+    call("backlog", lambda: queue.rows("select * from pgqueue.backlog('{default}')"))
     call("revoke a running job", lambda: queue.one("select pgqueue.revoke(%s)", first["id"]))
     assert call("finish: success", lambda: queue.finish(*_outcomes(claims, "SUCCESS"))) == []
     assert call("finish: success again", lambda: queue.finish(*_outcomes(claims, "SUCCESS"))) == []

@@ -112,6 +112,33 @@ async def test_a_transaction_of_the_app_begins_on_a_live_connection(app: PgQueue
     assert sorted(job["args"][0] for job in jobs(conn)) == [0, 0, 1, 2]
 
 
+async def test_so_it_does_when_a_dead_connection_joins_the_pool_after_the_check(
+    app: PgQueue, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was being made when the sessions were ended: staged by a first check that finds nothing."""
+    add = app.task_named("add")
+    add.delay(0)
+    await add.adelay(0)
+    kill(conn, app)
+    pool, apool = app.database._sync_pool(), await app.database._async_pool()
+    check, acheck = pool.check, apool.check
+
+    def miss() -> None:
+        monkeypatch.setattr(pool, "check", check)
+
+    async def amiss() -> None:
+        monkeypatch.setattr(apool, "check", acheck)
+
+    monkeypatch.setattr(pool, "check", miss)
+    monkeypatch.setattr(apool, "check", amiss)
+    with app.transaction() as connection:
+        add.apply_async((1,), connection=connection)
+    async with app.atransaction() as aconnection:
+        await add.aapply_async((2,), connection=aconnection)
+    await app.aclose()
+    assert sorted(job["args"][0] for job in jobs(conn)) == [0, 0, 1, 2]
+
+
 async def test_an_enqueue_whose_connection_dies_under_it_is_sent_once_more(
     app: PgQueue, conn: Connection, dsn: str
 ) -> None:

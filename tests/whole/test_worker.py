@@ -173,7 +173,7 @@ def test_a_task_that_outlasts_the_grace_period_is_handed_back_and_counts_nothing
     yard.tasks["yard.held"].delay(1)
     worker = start("-P", pool, "-c", "1", "--grace", "0.3")
     said()
-    assert end(worker) == 3, log_of(worker)
+    assert end(worker) == 4, log_of(worker)
     assert conn.execute("select worker, attempt, retries, crashes from pgqueue.job").fetchall() == [(None, 1, 0, 0)]
 
 
@@ -184,7 +184,7 @@ def test_an_open_transaction_does_not_keep_a_worker_from_stopping(
     result = yard.tasks["yard.pay"].delay(5, gate=1)
     worker = start("-P", pool, "-c", "1", "--grace", "0.3")
     said()
-    assert end(worker) == 3, log_of(worker)
+    assert end(worker) == 4, log_of(worker)
     gate()
     assert start("-P", "solo").poll() is None
     assert result.get(timeout=20) == 5
@@ -222,7 +222,7 @@ def test_a_second_signal_ends_at_once_and_hands_the_job_back(
     said()
     worker.send_signal(signal.SIGINT)
     assert "stopping" in _await_line(worker, "stopping")
-    assert end(worker, signal.SIGINT) == 3, log_of(worker)
+    assert end(worker, signal.SIGINT) == 4, log_of(worker)
     assert conn.execute("select worker, attempt, crashes from pgqueue.job").fetchall() == [(None, 1, 0)]
 
 
@@ -338,7 +338,7 @@ def test_a_job_that_kills_its_workers_ends_as_failure(yard: PgQueue, start: Star
     worker = start("-c", "1")
     with pytest.raises(WorkerLostError, match="SIGKILL"):
         poison.get(timeout=20)
-    assert conn.execute("select attempt, crashes from pgqueue.result").fetchall() == [(3, 3)]
+    assert conn.execute("select attempt, crashes from pgqueue.result").fetchall() == [(4, 4)]
     innocent = yard.tasks["yard.add"].delay(1, 1)
     assert innocent.get(timeout=20) == 2
     assert end(worker) == 0
@@ -498,7 +498,7 @@ def test_a_job_acknowledged_early_and_cut_off_is_not_run_again(
     result = yard.tasks["yard.held_once"].delay(1)
     worker = start("-P", pool, "-c", "1", "--grace", "0.3")
     said()
-    assert end(worker) == 3
+    assert end(worker) == 4
     with pytest.raises(WorkerLostError, match="stopped"):
         result.get(timeout=0)
 

@@ -1,9 +1,11 @@
 -- Take back the leases of a worker that is dead, and strike it off the list. Answers what became of each job:
 --   PENDING   it waits again. A crash is counted if it had been started.
---   FAILURE   it had been started and may not be again: acks_late=False, or p_max_crashes workers died with it.
+--   FAILURE   it had been started and may not be again: acks_late=False, reject_on_worker_lost=False, or it has been
+--             repeated after p_max_crashes crashes.
 --   REVOKED   it was revoked while it ran.
 -- p_started names the jobs whose attempt had begun; NULL: not known, so all may have. p_error tells how the worker
--- died; p_counts = false says that it was stopped, which is no crash. Jobs that a transactional task holds at this moment are passed over and found by the next call.
+-- died; p_counts = false says that it was stopped, which is no crash. Jobs that a transactional task holds at this moment
+-- are passed over and found by the next call.
 --   select * from pgqueue.bury('<worker>', '{"type": "WorkerLostError", "module": "pgqueue.errors", "message": "SIGKILL"}');
 create or replace function pgqueue.bury(
     p_worker uuid, p_error json, p_started uuid[] default null, p_max_crashes integer default 3,
@@ -15,12 +17,13 @@ as $$
 declare
     v_now timestamptz := pgqueue.clock();
     v_once text[];
+    v_fail text[];
     v_ended uuid[];
 begin
     if current_setting('synchronous_commit') in ('off', 'local') then
         perform set_config('synchronous_commit', 'on', true);
     end if;
-    select w.at_most_once into v_once from pgqueue.worker w where w.id = p_worker for update;
+    select w.at_most_once, w.fail_if_lost into v_once, v_fail from pgqueue.worker w where w.id = p_worker for update;
 
     return query
     with held as materialized (
@@ -33,7 +36,8 @@ begin
         select h.*,
                case when h.revoked then 'REVOKED'
                     when h.started and (h.task = any(coalesce(v_once, '{}'))
-                                         or p_counts and h.crashes + 1 >= p_max_crashes) then 'FAILURE'
+                                         or p_counts and (h.crashes >= p_max_crashes
+                                                          or h.task = any(coalesce(v_fail, '{}')))) then 'FAILURE'
                     else 'PENDING' end as state
           from held h
     ), back as (

@@ -6,6 +6,10 @@
 -- p_relaxed commits asynchronously: a claim lost in a crash of the server is only a redelivery. Never set it where
 -- the claim is the acknowledgement (acks_late=False), or in a transaction that acknowledges other jobs.
 --
+-- A job whose worker has died is a suspect: it may have killed it. So that it takes no other with it, it is claimed
+-- alone, by a caller who says p_alone: he holds nothing, runs what he gets by itself, and claims nothing beside it. He
+-- is given one suspect if there is one, else what anybody gets. Without p_alone suspects are left where they stand.
+--
 -- An id that has succeeded (its row came here by other ways than enqueue) is marked `succeeded`: not to be run, but
 -- finished with keep = false.
 --
@@ -16,11 +20,13 @@
 -- Under READ COMMITTED the row that FOR UPDATE locks is checked again in its newest version, so a job that
 -- another worker took between the look and the lock is left out; the UPDATE repeats the check.
 create or replace function pgqueue.claim(
-    p_worker uuid, p_queues text[], p_limit integer, p_exclude text[] default '{}', p_relaxed boolean default false
+    p_worker uuid, p_queues text[], p_limit integer, p_exclude text[] default '{}', p_relaxed boolean default false,
+    p_alone boolean default false
 ) returns table (
     id uuid, task text, queue text, priority smallint, args json, kwargs json, attempt integer, retries integer,
     crashes integer, eta timestamptz, enqueued_at timestamptz, expires timestamptz, expired boolean,
-    revoked boolean, headers json, root_id uuid, parent_id uuid, ignore_result boolean, succeeded boolean
+    revoked boolean, headers json, root_id uuid, parent_id uuid, ignore_result boolean, succeeded boolean,
+    time_limit real, soft_time_limit real
 )
 language plpgsql volatile
 -- Statistics of a queue are wrong most of the time: it is empty when they are taken and full when it matters. So
@@ -31,14 +37,26 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := pgqueue.clock();
+    v_suspect uuid;
 begin
     if p_relaxed then
         perform set_config('synchronous_commit', 'off', true);
+    end if;
+    if p_alone then
+        select j.id into v_suspect
+          from pgqueue.job j
+         where j.crashes > 0 and j.eta <= v_now and j.worker is null
+           -- An expression, so that no plan walks the whole line for it: only job_suspect is left.
+           and j.queue || '' = any(p_queues) and j.task <> all(p_exclude)
+         order by array_position(p_queues, j.queue), j.priority desc, j.eta
+         limit 1
+           for update skip locked;
     end if;
     return query
     with probe as materialized (
         select q.name, q.n, level
           from unnest(p_queues) with ordinality as q (name, n) cross join generate_series(9, 0, -1) as level
+         where v_suspect is null
          order by q.n, level desc
     ), candidate as materialized (
         select waiting.id
@@ -47,7 +65,7 @@ begin
                select j.id
                  from pgqueue.job j
                 where j.queue = probe.name and j.priority = probe.level and j.eta <= v_now
-                  and j.worker is null and j.task <> all(p_exclude)
+                  and j.worker is null and j.crashes = 0 and j.task <> all(p_exclude)
                 order by j.eta
                 limit p_limit
                   for update skip locked
@@ -56,12 +74,12 @@ begin
     ), claimed as (
         update pgqueue.job j
            set worker = p_worker, attempt = j.attempt + 1, claimed_at = v_now
-         where j.id = any(array(select c.id from candidate c)) and j.worker is null
+         where j.id = any(array(select c.id from candidate c union all select v_suspect)) and j.worker is null
         returning j.*
     )
     select c.id, c.task, c.queue, c.priority, c.args, c.kwargs, c.attempt, c.retries, c.crashes, c.eta,
            c.enqueued_at, c.expires, coalesce(c.expires <= v_now, false), c.revoked, c.headers, c.root_id, c.parent_id,
-           c.ignore_result, success.id is not null
+           c.ignore_result, success.id is not null, c.time_limit, c.soft_time_limit
       from claimed c
       left join lateral (
            select r.id from pgqueue.result r where r.id = c.id and r.state = 'SUCCESS' limit 1

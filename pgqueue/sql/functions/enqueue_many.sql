@@ -1,9 +1,10 @@
 -- Enqueue any number of jobs in one statement, inside the caller's transaction: a rollback leaves none.
 --   select * from pgqueue.enqueue_many('[{"task": "shop.add", "args": [2, 3]}, {"task": "shop.add", "args": [4, 5]}]');
 -- Keys of an element: task (the only one required), id, args, kwargs, queue, priority, eta, countdown (seconds),
--- expires, expires_in (seconds), unique_key, headers, root_id, parent_id, ignore_result, and known = true if the
--- id was chosen by the caller and may be there already. Answers in the order given: the id, and whether it was
--- created; if not, it is that of the unfinished job with this unique_key, or of the job or result with this id.
+-- expires, expires_in (seconds), unique_key, headers, root_id, parent_id, ignore_result, time_limit and
+-- soft_time_limit (seconds), and known = true if the id was chosen by the caller and may be there already.
+-- Answers in the order given: the id, and whether it was created; if not, it is that of the unfinished job with this
+-- unique_key, or of the job or result with this id.
 -- p_durable asks for a synchronous commit whatever the session says (for callers who own the transaction).
 create or replace function pgqueue.enqueue_many(p_jobs json, p_durable boolean default false)
 returns table (id uuid, created boolean)
@@ -29,18 +30,19 @@ begin
           from rows from (json_to_recordset(p_jobs) as (
                id uuid, task text, args json, kwargs json, queue text, priority smallint, eta timestamptz,
                countdown double precision, expires timestamptz, expires_in double precision, unique_key text,
-               headers json, root_id uuid, parent_id uuid, ignore_result boolean, known boolean)
+               headers json, root_id uuid, parent_id uuid, ignore_result boolean, known boolean, time_limit real,
+               soft_time_limit real)
                ) with ordinality as g (
                id, task, args, kwargs, queue, priority, eta, countdown, expires, expires_in, unique_key,
-               headers, root_id, parent_id, ignore_result, known, n)
+               headers, root_id, parent_id, ignore_result, known, time_limit, soft_time_limit, n)
     ), inserted as (
         insert into pgqueue.job as j (
                id, task, args, kwargs, queue, priority, eta, enqueued_at, expires, unique_key,
-               headers, root_id, parent_id, ignore_result)
+               headers, root_id, parent_id, ignore_result, time_limit, soft_time_limit)
         select g.job_id, g.task, coalesce(g.args, '[]'), coalesce(g.kwargs, '{}'), g.line,
                coalesce(g.priority, 5::smallint), g.start, v_now,
                coalesce(g.expires, v_now + g.expires_in * interval '1 second'), g.unique_key,
-               g.headers, g.root_id, g.parent_id, g.ignore_result
+               g.headers, g.root_id, g.parent_id, g.ignore_result, g.time_limit, g.soft_time_limit
           from given g
          -- Two transactions that insert the same keys, or the same known ids, in one order cannot deadlock.
          order by g.unique_key, case when g.known then g.job_id end, g.n

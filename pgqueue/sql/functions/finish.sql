@@ -5,7 +5,7 @@
 -- Keys of an outcome: id, attempt, state; value or error; runtime (seconds); keep = false stores no result.
 --   SUCCESS FAILURE REVOKED REJECTED IGNORED end the job: its row is deleted and a result is inserted.
 --   RETRY puts it back at eta or after countdown (seconds), with args, kwargs, queue, priority, expires if given.
---   RELEASED puts it back untried after countdown; nothing is counted.
+--   RELEASED puts it back untried after countdown; nothing is counted, unless crashed = true: a crash, with its error.
 -- Lock order, here and everywhere: worker, then job, then result.
 --
 -- Idempotent: an outcome that this attempt has stored before counts as acknowledged, so a caller who lost the
@@ -72,7 +72,7 @@ begin
             select o.*
               from json_to_recordset(p_outcomes) as o (
                    id uuid, attempt integer, state text, error json, eta timestamptz, countdown double precision,
-                   args json, kwargs json, queue text, priority smallint, expires timestamptz)
+                   args json, kwargs json, queue text, priority smallint, expires timestamptz, crashed boolean)
              where o.id = any(v_refused) and o.state in ('RETRY', 'RELEASED')
              order by o.id
         loop
@@ -80,6 +80,9 @@ begin
             update pgqueue.job j
                set worker = null, claimed_at = null, eta = v_eta,
                    retries = j.retries + (v_again.state = 'RETRY')::integer,
+                   -- An attempt that has come to its end shows that the job kills nobody.
+                   crashes = case when v_again.state = 'RETRY' then 0
+                                  else j.crashes + coalesce(v_again.crashed, false)::integer end,
                    error = coalesce(v_again.error, j.error), args = coalesce(v_again.args, j.args),
                    kwargs = coalesce(v_again.kwargs, j.kwargs), queue = coalesce(v_again.queue, j.queue),
                    priority = coalesce(v_again.priority, j.priority), expires = coalesce(v_again.expires, j.expires)

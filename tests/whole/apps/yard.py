@@ -1,15 +1,18 @@
 """Tasks for the tests of the worker; they talk to a test through the database: notifications and advisory locks."""
 
 import asyncio
+import ctypes
+import logging
 import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from pgqueue import Ignore, PgQueue, Reject, Task
+from pgqueue import Ignore, PgQueue, Reject, SoftTimeLimitExceeded, Task, signals
 
 app = PgQueue("yard")
 
@@ -191,3 +194,138 @@ def end_a_child() -> int | None:
     child.terminate()
     child.join(10)
     return child.exitcode
+
+
+# -- time limits, stops and crashes
+
+
+@app.task(soft_time_limit=0.2)
+def nap(catch: bool) -> str:
+    try:
+        end = time.monotonic() + 30
+        while time.monotonic() < end:  # short steps: a thread is interrupted between two
+            time.sleep(0.01)
+    except SoftTimeLimitExceeded:
+        if not catch:
+            raise
+    return "woken"
+
+
+@app.task(soft_time_limit=0.2)
+async def anap(catch: bool) -> str:
+    try:
+        await asyncio.sleep(30)
+    except asyncio.CancelledError:
+        if not catch:
+            raise
+    return "woken"
+
+
+@app.task
+def sleep(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+@app.task
+async def asleep(seconds: float) -> int:
+    await asyncio.sleep(seconds)
+    return os.getpid()
+
+
+@app.task(transactional=True, time_limit=0.3)
+def pay_slowly(connection: psycopg.Connection[Any], amount: int, in_sql: bool) -> None:
+    connection.execute("insert into effect (amount) values (%s)", [amount])
+    if in_sql:
+        connection.execute("select pg_sleep(30)")
+    else:
+        time.sleep(30)
+
+
+@app.task(transactional=True, time_limit=0.6, soft_time_limit=0.3)
+def commit_slowly(connection: psycopg.Connection[Any], amount: int) -> int:
+    # A deferred trigger of the test makes the COMMIT take longer than both limits.
+    connection.execute("insert into slow_effect (amount) values (%s)", [amount])
+    return amount
+
+
+@app.task(time_limit=0.2, acks_on_failure_or_timeout=False)
+def overrun() -> None:
+    tell("overrun")
+    time.sleep(30)
+
+
+@app.task(time_limit=0.2)
+def hold_the_lock() -> None:
+    # A C function called in this way keeps the interpreter's lock: no other thread of the process runs.
+    ctypes.PyDLL(None).sleep(60)
+
+
+@app.task(bind=True)
+def clean_up(self: ANY_TASK, gate: int) -> None:
+    tell(f"started {self.request.attempt}")
+    try:
+        wait_at(gate)
+    except BaseException as error:
+        tell(f"cleaned {type(error).__name__}")
+        raise
+
+
+@app.task
+async def aclean_up() -> None:
+    tell("started")
+    try:
+        await asyncio.sleep(60)
+    finally:
+        tell("cleaned")
+
+
+@app.task(bind=True)
+def poison(self: ANY_TASK) -> None:
+    tell(f"poison {self.request.attempt}")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(bind=True)
+def leave_at_once(self: ANY_TASK, code: int) -> None:
+    tell(f"leaving {self.request.attempt}")
+    os._exit(code)
+
+
+@app.task(reject_on_worker_lost=False)
+def fragile() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task
+def grow(mebibytes: int) -> int:
+    keep.append(b"x" * mebibytes * 2**20)
+    return os.getpid()
+
+
+keep: list[bytes] = []
+
+
+@app.task
+def use_signals() -> list[str]:
+    """What a task does with signals and logging is its own affair."""
+    heard: list[str] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: heard.append("alarm"))
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    time.sleep(0.3)
+    signal.signal(signal.SIGALRM, before)
+    return [*heard, str(logging.getLogger().handlers), str(logging.getLogger().level)]
+
+
+if os.environ.get("YARD_SIGNALS"):
+
+    @signals.worker_init.connect
+    @signals.worker_before_create_process.connect
+    @signals.worker_process_init.connect
+    @signals.worker_ready.connect
+    @signals.worker_process_shutdown.connect
+    @signals.worker_shutting_down.connect
+    @signals.worker_shutdown.connect
+    def write_down(signal: Any, sender: object, **payload: object) -> None:
+        with Path(os.environ["YARD_SIGNALS"]).open("a") as file:
+            file.write(f"{os.getpid()} {signal.name} {sender is app} {sorted(payload.items())}\n")

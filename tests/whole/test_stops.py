@@ -1,0 +1,112 @@
+"""How a worker stops: warm, soft and cold, and what its exit code says."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgqueue import PgQueue
+
+Start = Callable[..., subprocess.Popen[str]]
+Said = Callable[..., list[list[str]]]
+Until = Callable[..., Any]
+Gate = Callable[[], None]
+Connection = psycopg.Connection[Any]
+
+POOLS = [("prefork", "1"), ("solo", "1"), ("asyncio", "2")]
+WAITING = [(None, 0, 0)]
+
+
+def log_of(process: subprocess.Popen[str]) -> str:
+    return process.log.read_text()  # type: ignore[attr-defined,no-any-return]
+
+
+def jobs(conn: Connection) -> list[tuple[Any, ...]]:
+    return conn.execute("select worker, crashes, retries from pgqueue.job").fetchall()
+
+
+@pytest.mark.parametrize(("pool", "concurrency"), [*POOLS, ("threads", "1")])
+def test_the_second_signal_interrupts_the_task_which_cleans_up_and_goes_back(
+    yard: PgQueue, start: Start, said: Said, gate: Gate, conn: Connection, pool: str, concurrency: str
+) -> None:
+    name = "yard.aclean_up" if pool == "asyncio" else "yard.clean_up"
+    yard.tasks[name].delay(*(() if pool == "asyncio" else (1,)))
+    worker = start("-P", pool, "-c", concurrency, "--grace", "60")
+    said()
+    worker.send_signal(signal.SIGTERM)
+    _await(worker, "stopping: 1 running tasks have 60 s to end")
+    worker.send_signal(signal.SIGTERM)
+    if pool != "threads":  # there the task is inside a C function, and an exception waits for the next bytecode
+        [word, *_] = said()
+        assert word[0] == "cleaned"
+    assert worker.wait(10) == 4, log_of(worker)
+    assert jobs(conn) == WAITING
+    assert conn.execute("select count(*) from pgqueue.worker").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(("pool", "concurrency"), POOLS)
+def test_at_the_end_of_the_grace_period_a_task_is_interrupted_first(
+    yard: PgQueue, start: Start, said: Said, gate: Gate, conn: Connection, pool: str, concurrency: str
+) -> None:
+    name = "yard.aclean_up" if pool == "asyncio" else "yard.clean_up"
+    yard.tasks[name].delay(*(() if pool == "asyncio" else (1,)))
+    worker = start("-P", pool, "-c", concurrency, "--grace", "1")
+    said()
+    began = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    assert said()[0][0] == "cleaned"
+    assert worker.wait(10) == 4, log_of(worker)
+    assert time.monotonic() - began < 5.0
+    assert jobs(conn) == WAITING
+
+
+@pytest.mark.parametrize(("pool", "concurrency"), POOLS)
+def test_sigquit_hands_everything_back_at_once(
+    yard: PgQueue, start: Start, said: Said, gate: Gate, conn: Connection, pool: str, concurrency: str
+) -> None:
+    yard.tasks["yard.held"].delay(1)
+    yard.tasks["yard.held"].delay(1)
+    worker = start("-P", pool, "-c", concurrency, "--grace", "60")
+    said()
+    began = time.monotonic()
+    worker.send_signal(signal.SIGQUIT)
+    assert worker.wait(10) == 4, log_of(worker)
+    assert time.monotonic() - began < 5.0
+    assert jobs(conn) == WAITING * 2
+
+
+def test_a_task_acknowledged_by_its_claim_is_not_run_again_after_a_cold_stop(
+    yard: PgQueue, start: Start, said: Said, gate: Gate
+) -> None:
+    result = yard.tasks["yard.held_once"].delay(1)
+    worker = start("-c", "1")
+    said()
+    worker.send_signal(signal.SIGQUIT)
+    assert worker.wait(10) == 4, log_of(worker)
+    assert "the worker stopped before the task had ended" in str(result.result)
+
+
+def test_a_whole_process_group_may_be_told_and_counts_once(yard: PgQueue, start: Start, said: Said, gate: Gate) -> None:
+    import os
+
+    result = yard.tasks["yard.held"].delay(1)
+    worker = start("-c", "2")
+    said()
+    os.killpg(worker.pid, signal.SIGINT)  # as a terminal does
+    _await(worker, "stopping: 1 running tasks")
+    gate()
+    assert worker.wait(10) == 0, log_of(worker)
+    assert result.get(timeout=0) == 1
+
+
+def _await(worker: subprocess.Popen[str], words: str) -> None:
+    deadline = time.monotonic() + 20.0
+    while words not in log_of(worker):
+        assert time.monotonic() < deadline, log_of(worker)
+        time.sleep(0.02)  # a file announces nothing

@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test system check lint bench clean
+.PHONY: help venv demo test slow system check lint bench clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -21,8 +21,11 @@ venv: $(INSTALLED) ## make .venv with everything that development needs
 demo: $(INSTALLED) ## run the demonstration: a server, workers, tasks
 	$(BIN)/pgqueue demo
 
-test: $(INSTALLED) ## run all tests, the slow ones too
-	$(BIN)/python -m pytest
+test: $(INSTALLED) ## run the tests, but for the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(INSTALLED) ## run the slow tests: soaks, failpoints, takeovers
+	$(BIN)/python -m pytest -m slow
 
 SYSTEM := $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 

@@ -192,6 +192,8 @@ class PgQueue:
                         name=self.name,
                         pool_size=self.settings.pool_size,
                         connect_timeout=self.settings.connect_timeout,
+                        statement_timeout=self.settings.statement_timeout,
+                        pooler=self.settings.pooler,
                     )
         return self._database
 
@@ -312,4 +314,4 @@ def _place(function: Callable[..., Any]) -> str:
 
 def _once_more(statements: Statements, jobs: Sequence[NewJob]) -> Statement[Enqueued]:
     """Return what to send after a lost connection: the first may have been committed, so the ids may be known."""
-    return statements.enqueue([replace(job, known=True) for job in jobs], durable=True)
+    return statements.enqueue([replace(job, known=True, resent=True) for job in jobs], durable=True)

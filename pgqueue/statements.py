@@ -103,7 +103,7 @@ _CALLS = {
           from pgqueue.claim($1::text::uuid, $2::text[], $3, $4::text[], $5, $6)""",
     "finish": "select refused::text from pgqueue.finish($1::text::uuid, $2::text::json) as refused",
     "hold": "select pg_backend_pid() from pgqueue.hold($1::text::uuid, $2::text::uuid, $3)",
-    "end_session": "select pgqueue.end_session($1, $2)",
+    "end_sessions": "select pgqueue.end_sessions($1::text::uuid, $2, $3)",
     "backlog": "select waiting, suspects from pgqueue.backlog($1::text[], $2::text[])",
     "patience": "select set_config('lock_timeout', $1::text, true)",
     "status": """
@@ -120,7 +120,7 @@ _CALLS = {
     "beat": "select pgqueue.beat($1::text::uuid, $2::text[])",
     "observe": """
         select id::text, name, host, boot, pid, pid_started, beats, locked, lock_held, server_started
-          from pgqueue.observe($1::text::uuid)""",
+          from pgqueue.observe($1::text::uuid, $2)""",
     "bury": """
         select id::text, task, state
           from pgqueue.bury($1::text::uuid, $2::text::json, $3::text[]::uuid[], $4, $5)""",
@@ -187,8 +187,8 @@ class Statements:
         """Answers the process id of the server's side, which is not that of the protocol behind a pooler."""
         return self._make("hold", (claim.id, worker, claim.attempt), _first)
 
-    def end_session(self, pid: int, seconds: float) -> Statement[bool]:
-        return self._make("end_session", (pid, seconds), _first)
+    def end_sessions(self, worker: str, seconds: float, pid: int | None = None) -> Statement[int]:
+        return self._make("end_sessions", (worker, seconds, pid), _first)
 
     def backlog(self, queues: Sequence[str], exclude: Sequence[str]) -> Statement[Backlog]:
         return self._make("backlog", (list(queues), list(exclude)), Backlog._make)
@@ -223,8 +223,8 @@ class Statements:
     def beat(self, worker: str, unknown: Sequence[str]) -> Statement[bool]:
         return self._make("beat", (worker, list(unknown)), _first)
 
-    def observe(self, worker: str) -> Statement[Observed]:
-        return self._make("observe", (worker,), Observed._make)
+    def observe(self, worker: str, boot: str | None = None) -> Statement[Observed]:
+        return self._make("observe", (worker, boot), Observed._make)
 
     def bury(
         self,
@@ -311,6 +311,8 @@ def job_json(job: NewJob) -> str:
         parts.append(f'"soft_time_limit":{job.soft_time_limit!r}')
     if job.known:
         parts.append('"known":true')
+    if job.resent:
+        parts.append('"resent":true')
     return "{" + ",".join(parts) + "}"
 
 
@@ -326,7 +328,7 @@ def outcome_json(ended: Ended) -> str:
         case Failed(error):
             return f'{head},"state":"FAILURE","error":{encode_error(error)}}}'
         case Retried():
-            return f'{head},"state":"RETRY",{_retried_json(outcome)}}}'
+            return f'{head},"state":"RETRY","retries":{claim.retries},{_retried_json(outcome)}}}'
         case Released(delay, crash):
             crashed = "" if crash is None else f',"crashed":true,"error":{encode_error(crash)}'
             return f'{head},"state":"RELEASED","countdown":{delay!r}{crashed}}}'

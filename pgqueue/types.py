@@ -34,7 +34,7 @@ class NewJob:
     """One call to be enqueued; texts in `args`, `kwargs` and `headers` are JSON already.
 
     `eta` wins over `countdown` (seconds from the database's clock). `known` says that the id was chosen
-    by the caller, so that a job or a result may have it already.
+    by the caller, so that a job or a result may have it already; `resent` that the answer to the same got lost.
     """
 
     id: str
@@ -55,6 +55,7 @@ class NewJob:
     time_limit: float | None = None
     soft_time_limit: float | None = None
     known: bool = False
+    resent: bool = False
 
 
 class Enqueued(NamedTuple):

@@ -11,3 +11,4 @@ comment on column pgqueue.worker.fail_if_lost is 'Tasks with reject_on_worker_lo
 -- Their parameters or columns have changed, so they cannot be replaced.
 drop function if exists pgqueue.claim(uuid, text[], integer, text[], boolean);
 drop function if exists pgqueue.register(json);
+drop function if exists pgqueue.observe(uuid);

@@ -3,7 +3,7 @@
 from pgqueue.database.callers import aenqueue_on, enqueue_on
 from pgqueue.database.connections import Database
 from pgqueue.database.listener import Listener
-from pgqueue.database.running import AnyConnection, arun, connection_lost, guarded, passes, run, run_together
+from pgqueue.database.running import AnyConnection, arun, conflicts, connection_lost, guarded, passes, run, run_together
 
 __all__ = [
     "AnyConnection",
@@ -11,6 +11,7 @@ __all__ = [
     "Listener",
     "aenqueue_on",
     "arun",
+    "conflicts",
     "connection_lost",
     "enqueue_on",
     "guarded",

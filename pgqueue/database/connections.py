@@ -17,15 +17,12 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from pgqueue.database.running import READ_ONLY, arun, connection_lost, run
+from pgqueue.database.running import READ_ONLY, arun, conflicts, connection_lost, run
 from pgqueue.database.sessions import CLIENT, SERVER, AsyncSession, Overdue, Session, engine_settings, give
 from pgqueue.errors import DatabaseUnavailable, SettingsError
 from pgqueue.statements import Statement, Statements
 
 T = TypeVar("T")
-
-#: SQLSTATEs after which PostgreSQL asks to run the same once more: serialization failure, deadlock.
-_CONFLICTS = ("40001", "40P01")
 
 
 class Database:
@@ -103,13 +100,13 @@ class Database:
         with ExitStack() as lent:
             try:
                 pool = self._sync_pool()
-                connection = lent.enter_context(pool.connection(timeout))
+                connection = self._lend(lent, pool, timeout)
                 for _ in range(self._pool_size):  # one that was on its way during the check may be dead as well
                     if not _told(connection):
                         break
                     lent.close()
                     pool.check()  # its own check= waits a second, then two, four ... between dead connections
-                    connection = lent.enter_context(pool.connection(timeout))
+                    connection = self._lend(lent, pool, timeout)
             except PoolTimeout as error:
                 self.connect("enqueue").close()  # says why, if the server is the reason
                 raise self._exhausted(timeout or self._timeout) from error
@@ -130,13 +127,13 @@ class Database:
         async with AsyncExitStack() as lent:
             try:
                 pool = await self._async_pool()
-                connection = await lent.enter_async_context(pool.connection(timeout))
+                connection = await self._alend(lent, pool, timeout)
                 for _ in range(self._pool_size):
                     if not _told(connection):
                         break
                     await lent.aclose()
                     await pool.check()
-                    connection = await lent.enter_async_context(pool.connection(timeout))
+                    connection = await self._alend(lent, pool, timeout)
             except PoolTimeout as error:
                 await asyncio.to_thread(lambda: self.connect("enqueue").close())
                 raise self._exhausted(timeout or self._timeout) from error
@@ -219,6 +216,30 @@ class Database:
             self._apools[loop] = pool
             await pool.open()
         return pool
+
+    def _lend(self, lent: ExitStack, pool: ConnectionPool[Session], timeout: float | None) -> Session:
+        for left in self._slices(timeout):
+            try:
+                return lent.enter_context(pool.connection(left))
+            except PoolTimeout:
+                pass
+        raise PoolTimeout
+
+    async def _alend(
+        self, lent: AsyncExitStack, pool: AsyncConnectionPool[AsyncSession], timeout: float | None
+    ) -> AsyncSession:
+        for left in self._slices(timeout):
+            try:
+                return await lent.enter_async_context(pool.connection(left))
+            except PoolTimeout:
+                pass
+        raise PoolTimeout
+
+    def _slices(self, timeout: float | None) -> Iterator[float]:
+        """Divide a long wait into short ones: a pool tries anew to grow when it is asked, not while somebody waits."""
+        until = time.monotonic() + (timeout or self._timeout)
+        while (left := until - time.monotonic()) > 0:
+            yield min(left, self._timeout)
 
     def _forget_parents(self) -> None:
         """In a forked child, forget the pools without a word to the server: the parent owns those connections."""
@@ -316,7 +337,7 @@ class _Patience:
 
     def pause(self, error: psycopg.Error) -> float | None:
         """Return the seconds to wait before the next time, half of them by chance, or None if there is to be none."""
-        if not connection_lost(error) and error.sqlstate not in _CONFLICTS:
+        if not connection_lost(error) and not conflicts(error):
             return None
         now = time.monotonic()
         if self._until is None:

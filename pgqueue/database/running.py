@@ -88,6 +88,11 @@ def passes(error: psycopg.Error) -> bool:
     return (error.sqlstate or "").startswith(("40", "53", "55", "57", "58"))
 
 
+def conflicts(error: BaseException) -> bool:
+    """Return whether PostgreSQL asks to run the transaction once more: a serialization failure or a deadlock."""
+    return isinstance(error, psycopg.Error) and error.sqlstate in ("40001", "40P01")
+
+
 def _sqlstate(error: Exception) -> str:
     """Return the SQLSTATE of an error of psycopg or asyncpg, or of the one that SQLAlchemy or Django put around it."""
     for found in (error, getattr(error, "orig", None), error.__cause__):

@@ -21,7 +21,7 @@ _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 _WORD = re.compile(rf"\b{DEFAULT_SCHEMA}\b")
 
 # Functions that others call in their declarations come first; the rest in alphabetical order.
-_FIRST = ("clock", "new_id", "lock_key")
+_FIRST = ("clock", "new_id", "lock_key", "call_idle")
 
 
 def check_schema_name(schema: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import struct
 from enum import IntEnum
@@ -41,20 +42,26 @@ _STOP, _PARTING, _WAITING, _SUSPECTS, _IDLE, _CELLS = 0, 1, 2, 3, 8, 16
 _ID = 36  # characters of a UUID
 _LIMITED = struct.Struct("=ii?dd")
 _CELL = _ID + _LIMITED.size
+#: Jobs that are never repeated, of which a board remembers the last: those that have ended and are not acknowledged
+#: are fewer, since no more than 500 are claimed ahead.
+_ONCE = 2048
 
 
 class Board:
     """One process and its slots. A byte is written at once, and nobody reads what the other has half written.
 
     - `stop`: how the supervisor wants it to end; read when a signal says so.
-    - after a crash only the jobs that had `begun` count it; what was claimed and not begun goes back uncounted.
+    - after a crash only the jobs that had `begun` count it; what was claimed and not begun goes back uncounted. Those
+      that are not to be repeated are remembered longer (`begun_once`): one may have ended without being acknowledged.
     - `parting`: the exit code that the process has announced. Another one, or none, is a crash: tasks may call _exit.
     - `waiting`, `suspects`: whether jobs wait, and whether suspects do, as it saw them in the database.
     - `idle_since`: monotonic; 0 while it has something to do.
     """
 
     def __init__(self, slots: int) -> None:
-        self._memory = mmap.mmap(-1, _CELLS + slots * _CELL)
+        self._end = _CELLS + slots * _CELL
+        self._memory = mmap.mmap(-1, self._end + _ONCE * _ID)
+        self._next_once = itertools.count()  # its next() is one step for threads
 
     def clear(self) -> None:
         """Forget everything, for the next process."""
@@ -80,11 +87,21 @@ class Board:
     def begun(self) -> list[Begun]:
         """Return the attempt that each slot has begun last."""
         found = []
-        for at in range(_CELLS, len(self._memory), _CELL):
+        for at in range(_CELLS, self._end, _CELL):
             job = self._memory[at : at + _ID]
             if job.strip(b"\0"):
                 found.append(Begun(job.decode(), *_LIMITED.unpack_from(self._memory, at + _ID)))
         return found
+
+    def begin_once(self, job: str) -> None:
+        """Note that a job begins that is not to be repeated."""
+        at = self._end + next(self._next_once) % _ONCE * _ID
+        self._memory[at : at + _ID] = job.encode()
+
+    def begun_once(self) -> list[str]:
+        """Return the last jobs that have begun and are not to be repeated; acknowledged ones among them do no harm."""
+        cells = (self._memory[at : at + _ID] for at in range(self._end, len(self._memory), _ID))
+        return [cell.decode() for cell in cells if cell.strip(b"\0")]
 
     # -- the process -----------------------------------------------------------------------------------------
 

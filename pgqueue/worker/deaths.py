@@ -18,6 +18,9 @@ from pgqueue.worker.board import Begun
 
 logger = logging.getLogger("pgqueue.worker")
 
+#: Seconds to wait for a session of a dead worker to end.
+_PATIENCE = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Death:
@@ -52,9 +55,10 @@ def cause(code: int, *, out_of_memory: bool = False) -> str:
 def bury(connection: psycopg.Connection[Any], app: PgQueue, death: Death) -> bool:
     """Hand back the leases of a dead worker; return whether that is done.
 
-    Not yet, while the server has not noticed that a transaction of the dead worker, which locks a job, has no client.
+    Not yet, if a transaction of the dead worker still locks a job: the server ends it when it notices.
     """
     statements, limit = app.database.statements, app.settings.max_crashes
+    run(connection, statements.end_sessions(death.worker, _PATIENCE))
     if death.overdue:
         run(connection, statements.finish(death.worker, [_ended(begun, limit) for begun in death.overdue]))
     message = f"worker process {death.pid} died: {death.cause}"

@@ -13,7 +13,7 @@ from pgqueue.app import PgQueue
 from pgqueue.database import run
 from pgqueue.statements import Observed
 from pgqueue.types import ErrorReport
-from pgqueue.worker.liveness import GONE_GRACE, Identity, Watch
+from pgqueue.worker.liveness import Identity, Neighbours, Watch
 from pgqueue.worker.options import WorkerOptions
 
 logger = logging.getLogger("pgqueue.worker")
@@ -24,11 +24,17 @@ SWEEP_SECONDS = 1.0
 PRUNE_SECONDS = 60.0
 PRUNE_BATCH = 1000
 #: Seconds that a duty is taken for; whoever has it renews it, and others take over when it does not.
-_DUTY_SECONDS = 5.0
+_DUTY_SECONDS = 2.0
+#: Seconds between two looks of a worker without the duty, to know its neighbours.
+_LOOK_SECONDS = 10.0
 
 
 #: How a job ends whose worker stopped while it ran, if it may not run again.
 STOPPED = ErrorReport("WorkerLostError", "pgqueue.errors", "the worker stopped before the task had ended")
+
+
+#: Seconds to wait for a session of a dead worker to end.
+_PATIENCE = 2.0
 
 
 class Presence:
@@ -73,6 +79,11 @@ class Presence:
         """Whether the session of the lock has ended without us: it is to be taken again soon."""
         return self._lock is not None and (self._lock.closed or _hung_up(self._lock))
 
+    @property
+    def lock_missing(self) -> bool:
+        """Whether the lock could not be taken: its former session, whose end the server had not noticed, held it."""
+        return self.real_sessions and self._lock is None
+
     def _take_lock(self) -> Connection | None:
         """Take the lock, or return None where it would prove nothing.
 
@@ -106,6 +117,8 @@ class Rounds:
         self._statements = app.database.statements
         self._identity = identity
         self._watch = Watch(identity, app.settings.dead_after)
+        self.neighbours = Neighbours(identity.boot)
+        self._next_look = now
         self._next_beat = now + app.settings.beat_interval
         self._next_sweep = now + random.uniform(0.0, SWEEP_SECONDS)
         self._next_prune = now
@@ -126,15 +139,29 @@ class Rounds:
         """Sweep and prune if it is time, and if nobody else has that duty."""
         if now < self._next_sweep:
             return
+        on_duty = run(connection, self._statements.take_duty("sweep", self._identity.id, _DUTY_SECONDS))[0]
+        if on_duty or now >= self._next_look or self.neighbours.ended():
+            self._look(connection, now, on_duty=on_duty)
         self._next_sweep = now + SWEEP_SECONDS
-        if not run(connection, self._statements.take_duty("sweep", self._identity.id, _DUTY_SECONDS))[0]:
-            return
-        for other, evidence in self._watch.look(run(connection, self._statements.observe(self._identity.id)), now):
-            self._bury(connection, other, evidence)
-        if self._watch.suspicious:
-            self._next_sweep = now + GONE_GRACE
-        if now >= self._next_prune:
+        if self._watch.due > now:
+            self._next_sweep = min(self._next_sweep, self._watch.due + 0.01)
+            self._next_look = min(self._next_look, self._next_sweep)
+        if on_duty and now >= self._next_prune:
             self._next_prune = now + (SWEEP_SECONDS if self._prune(connection) else PRUNE_SECONDS)
+
+    def noticed(self, now: float) -> None:
+        """Look at once: a neighbour has ended."""
+        self._next_sweep = self._next_look = now
+
+    def _look(self, connection: Connection, now: float, *, on_duty: bool) -> None:
+        """See who is dead. Who has the duty sees to all; the others to neighbours that are proven gone."""
+        self._next_look = now + _LOOK_SECONDS
+        boot = None if on_duty else self._identity.boot
+        others = run(connection, self._statements.observe(self._identity.id, boot))
+        self.neighbours.keep(others)
+        for other, evidence in self._watch.look(others, now):
+            if on_duty or evidence.startswith("process"):
+                self._bury(connection, other, evidence)
 
     def _prune(self, connection: Connection) -> bool:
         """Delete old results and take back leases of nobody; return whether there is more to delete."""
@@ -152,5 +179,7 @@ class Rounds:
         error = ErrorReport(
             "WorkerLostError", "pgqueue.errors", f"worker {other.name} (pid {other.pid}) died: {evidence}"
         )
+        # A frozen process, or one whose host has vanished, keeps its transactions open, and they lock their jobs.
+        run(connection, self._statements.end_sessions(other.id, _PATIENCE))
         jobs = run(connection, self._statements.bury(other.id, error, None, self._settings.max_crashes))
         logger.warning("worker %s (pid %d) is dead: %s; %d jobs taken back", other.name, other.pid, evidence, len(jobs))

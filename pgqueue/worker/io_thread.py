@@ -108,6 +108,7 @@ class IOThread(threading.Thread):
         self._alone = False  # what it holds is a suspect
         self._next_backlog = 0.0
         self._registered = False
+        self._rounds = Rounds(app, identity, 0.0)
         self._wake = Wake()
         self._parked = False
 
@@ -157,8 +158,10 @@ class IOThread(threading.Thread):
             self._presence.close()
             self._buffer.drain()
             self._buffer.put([None] * self._options.slots)
+        if self.exit_code == EXIT_FAILED:
+            self._cut_off = list(self._held.values())  # nobody could store how they end
         if self._cut_off:
-            logger.warning("%d tasks are cut off, their jobs handed back", len(self._cut_off))
+            logger.warning("%d tasks are cut off", len(self._cut_off))
             self._end_now(self.exit_code)
 
     def _serve_always(self) -> None:
@@ -200,6 +203,7 @@ class IOThread(threading.Thread):
         self._disown_again = True
         self._said_idle = False
         self._demand.look_now()
+        self._rounds.neighbours.close()
         self._rounds = Rounds(self._app, self._identity, time.monotonic())
 
     def _serve(self, connection: Connection) -> None:
@@ -207,6 +211,7 @@ class IOThread(threading.Thread):
             self._wake.attend()
             now = time.monotonic()
             flowing = self._collect()
+            self._beat(connection, now)  # first: who was stopped for long may have been given up, and must not claim
             self._end_overdue(connection, now)
             if now >= self._interrupt_at:
                 self._interrupt()
@@ -397,16 +402,21 @@ class IOThread(threading.Thread):
 
     # -- beside the work -------------------------------------------------------------------------------------
 
+    def _beat(self, connection: Connection, now: float) -> None:
+        """Beat when it is time, and see whether this worker has been given up."""
+        if not self._rounds.beat_due(now):
+            return
+        if not run(connection, self._statements.beat(self._identity.id, self._unknown))[0]:
+            self._given_up()
+        if self._presence.lock_missing:
+            self._presence.register(connection)
+        if self._disown_again:
+            self._collect()
+            run(connection, self._statements.disown(self._identity.id, list(self._held)))
+            self._disown_again = False
+
     def _rest(self, connection: Connection, now: float) -> None:
-        """Beat and do the rounds when they are due, and say idle or busy when that has changed for a while."""
-        if self._rounds.beat_due(now):
-            if not run(connection, self._statements.beat(self._identity.id, self._unknown))[0]:
-                self._presence.register(connection)
-                self._given_up()
-            if self._disown_again:
-                self._collect()
-                run(connection, self._statements.disown(self._identity.id, list(self._held)))
-                self._disown_again = False
+        """Do the rounds when they are due, and say idle or busy when that has changed for a while."""
         if self._presence.lock_lost:
             self._presence.close()
             self._presence.register(connection)
@@ -424,14 +434,17 @@ class IOThread(threading.Thread):
             self._said_idle = False
 
     def _given_up(self) -> None:
-        """Let go of everything: others have taken it over, and nothing that is written for it counts."""
-        logger.warning("this worker had been given up for dead; its leases are gone, it registers again")
-        for claim in self._buffer.drain():
-            self._drop(claim)
+        """Let go of everything and be replaced: others have taken it over, and nothing that is written for it counts.
+
+        A fresh process has a fresh id. Under the old one, an answer to a lost attempt could pass for that to a later
+        one: a job whose id was chosen, and enqueued again, begins to count its attempts anew.
+        """
+        if not self._retiring:
+            logger.warning("this worker had been given up for dead; its leases are gone, a fresh process replaces it")
+        self._retiring = True
         for slot in self._slots:
             if slot.claim is not None and slot.claim.id in self._held:
                 slot.interrupt(slot.claim, LeaseLost())
-        self._said_idle = False
 
     def _look_at_backlog(self, connection: Connection, now: float) -> None:
         """See now and then what waits although this process claims nothing, for the supervisor and for suspects."""
@@ -465,7 +478,7 @@ class IOThread(threading.Thread):
         for slot in late:
             assert slot.claim is not None
             if slot.session is not None:  # its open transaction locks the row
-                run(connection, self._statements.end_session(slot.session, SOFT))
+                run(connection, self._statements.end_sessions(self._identity.id, SOFT, slot.session))
             repeats = not self._app.tasks[slot.claim.task].options.acks_on_failure_or_timeout
             outcome = overdue(slot.limit, slot.claim.crashes, self._app.settings.max_crashes, repeats=repeats)
             self._outcomes.append(Ended(slot.claim, outcome, slot.limit))
@@ -493,7 +506,7 @@ class IOThread(threading.Thread):
                 self._stop_at = now
         if self._out_of_time() and not self._at_rest():
             # Leaving hands them back, but for those whose transaction is open: that ends with this process.
-            waiting = {ended.claim.id for ended in self._outcomes}
+            waiting = {ended.claim.id for ended in self._outcomes if isinstance(ended.outcome, Released)}
             self._cut_off = [claim for id_, claim in self._held.items() if id_ not in waiting]
             self.exit_code = EXIT_CUT_OFF
             return True
@@ -531,7 +544,11 @@ class IOThread(threading.Thread):
         self._parked = False
 
     def _select(self, connection: Connection, timeout: float) -> None:
-        if self._wake.wait([connection.fileno()], timeout):
+        socket = connection.fileno()
+        ready = self._wake.wait([socket, *self._rounds.neighbours.descriptors], timeout)
+        if ready - {socket} and self._rounds.neighbours.ended():
+            self._rounds.noticed(time.monotonic())
+        if socket in ready:
             connection.pgconn.consume_input()
             while notice := connection.pgconn.notifies():
                 self._notified(psycopg.Notify("", notice.extra.decode(), notice.be_pid))

@@ -1,4 +1,4 @@
-"""Time limits: which hold for an attempt, and the thread that says when a soft one is over."""
+"""What holds for the attempts of a task, and the thread that says when a time limit is over."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgqueue.options import check_time_limits
 from pgqueue.task import Task
@@ -17,32 +17,46 @@ from pgqueue.worker.options import WorkerOptions
 Limits = tuple[float | None, float | None]
 
 
-class TaskLimits(dict[str, Limits]):
-    """The time limits of tasks by name: their own, else those of the worker."""
+class Rule(NamedTuple):
+    """What holds for the attempts of a task.
+
+    `hard` and `soft`: their time limits in seconds. `repeats`: one that meets the hard limit is repeated. `once`: none
+    is repeated after a crash.
+    """
+
+    hard: float | None
+    soft: float | None
+    repeats: bool
+    once: bool
+
+    def limits(self, claim: Claim) -> Limits:
+        """Return the limits of one attempt: what the call said comes first."""
+        if claim.time_limit is None and claim.soft_time_limit is None:
+            return self.hard, self.soft
+        return within(
+            self.hard if claim.time_limit is None else claim.time_limit,
+            self.soft if claim.soft_time_limit is None else claim.soft_time_limit,
+        )
+
+
+class Rules(dict[str, Rule]):
+    """The rules of tasks by name; their own limits come before those of the worker."""
 
     def __init__(self, tasks: Mapping[str, Task[..., Any, Any]], options: WorkerOptions) -> None:
         super().__init__()
         self._tasks = tasks
         self._options = options
 
-    def __missing__(self, name: str) -> Limits:
+    def __missing__(self, name: str) -> Rule:
         own = self._tasks[name].options
         hard, soft = check_time_limits(own.time_limit, own.soft_time_limit)
-        self[name] = within(
+        hard, soft = within(
             self._options.time_limit if hard is None else hard,
             self._options.soft_time_limit if soft is None else soft,
         )
+        once = not (own.acks_late and own.reject_on_worker_lost)
+        self[name] = Rule(hard, soft, not own.acks_on_failure_or_timeout, once)
         return self[name]
-
-    def of(self, claim: Claim) -> Limits:
-        """Return the limits of one attempt: what the call said comes first."""
-        hard, soft = self[claim.task]
-        if claim.time_limit is None and claim.soft_time_limit is None:
-            return hard, soft
-        return within(
-            hard if claim.time_limit is None else claim.time_limit,
-            soft if claim.soft_time_limit is None else claim.soft_time_limit,
-        )
 
 
 def within(hard: float | None, soft: float | None) -> Limits:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import select
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +18,10 @@ from pgqueue.statements import Observed
 LOCK_GRACE = 3.0
 #: Seconds that a process must have been gone: its supervisor, which knows what it had begun, comes first.
 GONE_GRACE = 0.3
-#: Seconds without a look after which earlier looks say nothing: the observer itself was stopped or cut off.
+#: Seconds until the server has noticed that a process on its host is gone, most of the time.
+_NOTICE = 0.05
+#: Seconds without a look after which earlier looks say nothing: the observer itself was stopped or cut off. At most
+#: half of `dead_after`.
 LOOK_GAP = 5.0
 
 
@@ -72,6 +77,7 @@ class _Seen:
     changed: float
     lock_free_since: float | None = None
     gone_since: float | None = None
+    due: float = math.inf
 
 
 class Watch:
@@ -89,9 +95,9 @@ class Watch:
         self._server: datetime | None = None
 
     @property
-    def suspicious(self) -> bool:
-        """Whether a process is gone that is not dead yet: look again soon."""
-        return any(seen.gone_since is not None for seen in self._seen.values())
+    def due(self) -> float:
+        """When a suspicion becomes a verdict, unless it is removed before; infinite if there is none."""
+        return min((seen.due for seen in self._seen.values()), default=math.inf)
 
     def look(self, others: Iterable[Observed], now: float) -> list[tuple[Observed, str]]:
         """Return who is dead, with the evidence; `now` is monotonic and in seconds.
@@ -101,7 +107,7 @@ class Watch:
         """
         found = list(others)
         server = found[0].server_started if found else self._server
-        if now - self._looked > LOOK_GAP or server != self._server:
+        if now - self._looked > min(LOOK_GAP, self._dead_after / 2) or server != self._server:
             self._seen.clear()
         self._looked, self._server = now, server
         self._seen = {other.id: self._update(other, now) for other in found}
@@ -113,8 +119,15 @@ class Watch:
         if seen.beats != other.beats:
             seen.beats, seen.changed = other.beats, now
         seen.lock_free_since = _since(seen.lock_free_since, other.locked and not other.lock_held, now)
-        gone = not other.lock_held and other.boot == self._me.boot and process_gone(other.pid, other.pid_started)
-        seen.gone_since = _since(seen.gone_since, gone, now)
+        ended = other.boot == self._me.boot and process_gone(other.pid, other.pid_started)
+        seen.gone_since = _since(seen.gone_since, ended and not other.lock_held, now)
+        seen.due = math.inf
+        if seen.lock_free_since is not None:
+            seen.due = seen.lock_free_since + LOCK_GRACE
+        if seen.gone_since is not None:
+            seen.due = seen.gone_since + GONE_GRACE
+        elif ended:
+            seen.due = now + _NOTICE
         return seen
 
     def _verdict(self, other: Observed, now: float) -> str | None:
@@ -133,3 +146,59 @@ def _since(before: float | None, holds: bool, now: float) -> float | None:
     if not holds:
         return None
     return now if before is None else before
+
+
+class Neighbours:
+    """The worker processes of this boot: Linux says at once when one of them ends; elsewhere nobody does.
+
+    - `boot`: of this process.
+    """
+
+    def __init__(self, boot: str) -> None:
+        self._boot = boot
+        self._descriptors: dict[str, int] = {}
+        self._ended: set[str] = set()
+
+    @property
+    def descriptors(self) -> list[int]:
+        """To be waited for: one can be read when its process has ended."""
+        return list(self._descriptors.values())
+
+    def keep(self, others: Iterable[Observed]) -> None:
+        """Watch those of `others` who are neighbours, and nobody else."""
+        here = {other.id: other for other in others if other.boot == self._boot}
+        for gone in self._descriptors.keys() - here.keys():
+            os.close(self._descriptors.pop(gone))
+        self._ended &= here.keys()
+        for id_, other in here.items():
+            if id_ not in self._descriptors and id_ not in self._ended:
+                self._open(other)
+
+    def ended(self) -> bool:
+        """Return whether one has ended since the last time."""
+        poll = select.poll()
+        for descriptor in self._descriptors.values():
+            poll.register(descriptor, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(0)}
+        for id_, descriptor in list(self._descriptors.items()):
+            if descriptor in ready:
+                os.close(self._descriptors.pop(id_))
+                self._ended.add(id_)
+        return bool(ready)
+
+    def close(self) -> None:
+        """Watch nobody any more."""
+        self.keep(())
+
+    def _open(self, other: Observed) -> None:
+        if not hasattr(os, "pidfd_open"):
+            return
+        try:
+            descriptor = os.pidfd_open(other.pid)
+        except OSError:  # it has ended; the next look finds out
+            return
+        if process_gone(other.pid, other.pid_started):  # another process has its number
+            os.close(descriptor)
+            self._ended.add(other.id)
+        else:
+            self._descriptors[other.id] = descriptor

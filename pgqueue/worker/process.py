@@ -18,7 +18,7 @@ from pgqueue.ids import new_id
 from pgqueue.worker.board import EXIT_LIMIT, Board, Stop
 from pgqueue.worker.buffer import LoopBuffer, ThreadBuffer
 from pgqueue.worker.io_thread import IOThread
-from pgqueue.worker.limits import LimitThread, TaskLimits
+from pgqueue.worker.limits import LimitThread, Rules
 from pgqueue.worker.liveness import identify
 from pgqueue.worker.options import WorkerOptions
 from pgqueue.worker.quota import Quota
@@ -65,11 +65,8 @@ class WorkerProcess:
         self._quota = quota or (Quota(options.max_jobs) if options.max_jobs else None)
         self._identity = identify(worker or new_id(), options.full_name)
         self._limit_thread = LimitThread(self._look_at_limits)
-        limits = TaskLimits(app.tasks, options)
-        self._slots = [
-            Slot(number, self._board, limits, self._limit_thread.expect, self._repeats)
-            for number in range(options.slots)
-        ]
+        rules = Rules(app.tasks, options)
+        self._slots = [Slot(number, self._board, rules, self._limit_thread.expect) for number in range(options.slots)]
         self._replace = replace
         self._io: IOThread | None = None
         self._starting = threading.Lock()
@@ -156,7 +153,8 @@ class WorkerProcess:
                 io.stop(self._stop)
         io.start()
         tracers = Tracers(self._app.tasks, self._identity.name)
-        return Bench(self._app.tasks, tracers, self._app.database, self._identity.id, io.report)
+        crashes = self._app.settings.max_crashes
+        return Bench(self._app.tasks, tracers, self._app.database, self._identity.id, crashes, io.report)
 
     def _look_at_limits(self, now: float) -> float:
         """Interrupt what is over its soft limit, wake the I/O thread for what is over its hard one; say when next."""
@@ -171,9 +169,6 @@ class WorkerProcess:
                 self._io_thread().look_at_limits()
             following = min([following, *(at for at in (soft, hard) if at > now)])
         return following
-
-    def _repeats(self, task: str) -> bool:
-        return not self._app.tasks[task].options.acks_on_failure_or_timeout
 
     def _end_now(self, code: int) -> None:
         """End the process from the I/O thread: tasks hold the slots, and what could be said has been said."""

@@ -14,7 +14,7 @@ from types import FrameType
 
 from pgqueue.types import Claim
 from pgqueue.worker.board import Begun, Board
-from pgqueue.worker.limits import TaskLimits
+from pgqueue.worker.limits import Rules
 
 #: The signal that brings an exception into the main thread. Not SIGALRM or SIGUSR1: tasks use these themselves.
 INTERRUPT: int = signal.SIGRTMIN + 5 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
@@ -28,18 +28,16 @@ class Slot:
     at its next bytecode (so never while it is inside a C function).
 
     - `number`: of this slot; `board`: where it notes what it has begun.
-    - `limits`: of the tasks.
+    - `rules`: of the tasks.
     - `expect`: called with the time (monotonic, seconds) of each time limit.
-    - `repeats`: whether an attempt of the task that meets its hard limit is repeated.
     """
 
     def __init__(
         self,
         number: int,
         board: Board,
-        limits: TaskLimits,
+        rules: Rules,
         expect: Callable[[float], None],
-        repeats: Callable[[str], bool],
     ) -> None:
         self.number = number
         self.claim: Claim | None = None
@@ -49,9 +47,8 @@ class Slot:
         #: Process id of the server's side of the transaction that the attempt has open.
         self.session: int | None = None
         self._board = board
-        self._limits = limits
+        self._rules = rules
         self._expect = expect
-        self._repeats = repeats
         self._lock = threading.Lock()
         self._limited = self._condemned = False
         self._inside = self._shielded = self._raised = False
@@ -64,7 +61,10 @@ class Slot:
     def begin(self, claim: Claim) -> None:
         """Begin an attempt."""
         self.claim, self.interruption, self._raised = claim, None, False
-        hard, soft = self._limits.of(claim)
+        rule = self._rules[claim.task]
+        hard, soft = rule.limits(claim)
+        if rule.once:
+            self._board.begin_once(claim.id)
         if hard is None:
             self._board.begin(self.number, claim.id)
             if soft is None:
@@ -76,7 +76,7 @@ class Slot:
             self._expect(self.soft_at)
         if hard is not None:
             self.limit, self.hard_at = hard, now + hard
-            begun = Begun(claim.id, claim.attempt, claim.crashes, self._repeats(claim.task), self.hard_at, hard)
+            begun = Begun(claim.id, claim.attempt, claim.crashes, rule.repeats, self.hard_at, hard)
             self._board.begin_limited(self.number, begun)
             self._expect(self.hard_at)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
-from pgqueue.database import Database
+from pgqueue.database import Database, conflicts
 from pgqueue.statements import Ended
 from pgqueue.task import Task
 from pgqueue.tracer import Tracer, build_tracer, report
@@ -48,6 +48,7 @@ class Bench:
     tracers: Tracers
     database: Database
     worker: str
+    max_crashes: int
     report: Report
 
 
@@ -70,13 +71,15 @@ def work(bench: Bench, buffer: ThreadBuffer, slot: Slot) -> None:
                 outcome = Failed(report(error))
             if not end():
                 threading.Event().wait()  # until the process ends
+            if transaction.lost:
+                outcome = _lost(bench, claim, outcome)
             ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim))
             if not transaction.is_open:
                 report_ended(ended, None)
             elif tracer.trace is not None:
-                report_ended(*_settle(ended, transaction))
+                report_ended(*_settle(bench, ended, transaction))
             else:
-                report_ended(*runner.run(_asettle(ended, transaction)))
+                report_ended(*runner.run(_asettle(bench, ended, transaction)))
         runner.run(bench.database.aclose())
 
 
@@ -118,13 +121,15 @@ async def _work_in_loop(bench: Bench, buffer: LoopBuffer, slot: Slot, executor: 
             outcome = Failed(report(error))
         if not slot.end():
             await asyncio.Event().wait()  # until the process ends
+        if transaction.lost:
+            outcome = _lost(bench, claim, outcome)
         ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim))
         if not transaction.is_open:
             bench.report(ended, None)
         elif tracer.atrace is not None:
-            bench.report(*await _asettle(ended, transaction))
+            bench.report(*await _asettle(bench, ended, transaction))
         else:
-            bench.report(*await loop.run_in_executor(executor, _settle, ended, transaction))
+            bench.report(*await loop.run_in_executor(executor, _settle, bench, ended, transaction))
 
 
 def _keeps(bench: Bench, claim: Claim) -> bool:
@@ -132,25 +137,35 @@ def _keeps(bench: Bench, claim: Claim) -> bool:
     return not (bench.tasks[claim.task].options.ignore_result if ignored is None else ignored)
 
 
-def _settle(ended: Ended, transaction: AttemptTransaction) -> tuple[Ended, bool | None]:
+def _lost(bench: Bench, claim: Claim, outcome: Outcome) -> Outcome:
+    """Return what a failure comes to whose transaction has lost its connection: the task is repeated, as after a crash.
+
+    Nothing of it was written; but its own statement may be what ends the server's side, so this has an end.
+    """
+    if isinstance(outcome, Failed) and claim.crashes < bench.max_crashes:
+        return Released(crash=outcome.error)
+    return outcome
+
+
+def _settle(bench: Bench, ended: Ended, transaction: AttemptTransaction) -> tuple[Ended, bool | None]:
     """Commit the transaction of an attempt that succeeded, or undo it; whatever fails now is the task's failure."""
     try:
         if isinstance(ended.outcome, Succeeded):
             return _committed(ended, transaction.commit(ended))
         transaction.rollback()
     except Exception as error:
-        return _unsettled(ended, error), None
+        return _unsettled(bench, ended, error), None
     return ended, None
 
 
-async def _asettle(ended: Ended, transaction: AttemptTransaction) -> tuple[Ended, bool | None]:
+async def _asettle(bench: Bench, ended: Ended, transaction: AttemptTransaction) -> tuple[Ended, bool | None]:
     """Do the same for a coroutine."""
     try:
         if isinstance(ended.outcome, Succeeded):
             return _committed(ended, await transaction.acommit(ended))
         await transaction.arollback()
     except Exception as error:
-        return _unsettled(ended, error), None
+        return _unsettled(bench, ended, error), None
     return ended, None
 
 
@@ -158,10 +173,12 @@ def _committed(ended: Ended, acked: bool | None) -> tuple[Ended, bool | None]:
     return (ended, acked) if acked is not None else (replace(ended, outcome=Released()), None)
 
 
-def _unsettled(ended: Ended, error: Exception) -> Ended:
+def _unsettled(bench: Bench, ended: Ended, error: Exception) -> Ended:
     """Return what the attempt came to when its COMMIT was refused, by a deferred constraint for example."""
     if isinstance(ended.outcome, Succeeded):
-        return replace(ended, outcome=Failed(report(error)))
+        outcome = Failed(report(error))
+        # A conflict with another transaction asks for the same once more.
+        return replace(ended, outcome=_lost(bench, ended.claim, outcome) if conflicts(error) else outcome)
     logger.warning("job %s: its transaction could not be rolled back: %s", ended.claim.id, error)
     return ended
 

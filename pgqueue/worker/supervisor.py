@@ -256,7 +256,7 @@ class Supervisor:
         if not (planned and code in (EXIT_OK, EXIT_REPLACE)):
             ours = self._forced or bool(child.overdue) or (planned and code in (EXIT_UNTOLD, EXIT_CUT_OFF, EXIT_LIMIT))
             why = cause(code, out_of_memory=oom_kills() > self._oom_kills)
-            begun = tuple(begun.job for begun in child.board.begun())
+            begun = (*(begun.job for begun in child.board.begun()), *child.board.begun_once())
             self._deaths.append(Death(child.worker, child.pid, why, begun, ours, child.overdue))
             self._retry_at = 0.0
             if not ours:

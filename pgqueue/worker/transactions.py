@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from pgqueue.database import Database, arun, connection_lost, run
+from pgqueue.database import Database, arun, connection_lost, passes, run
 from pgqueue.errors import DatabaseUnavailable, LeaseLost, Reject
 from pgqueue.statements import Ended
 from pgqueue.types import Claim, State
@@ -38,6 +38,8 @@ class AttemptTransaction:
         self._stack: ExitStack | None = None
         self._astack: AsyncExitStack | None = None
         self._connection: Any = None
+        #: Whether the connection broke while the attempt had it; whatever was written is rolled back.
+        self.lost = False
 
     @property
     def is_open(self) -> bool:
@@ -59,6 +61,7 @@ class AttemptTransaction:
     def rollback(self) -> None:
         """Undo everything that the attempt has written in it."""
         with self._slot.shielded():
+            self.lost = self._connection.broken
             self._take().__exit__(psycopg.Rollback, psycopg.Rollback(), None)
 
     def commit(self, ended: Ended) -> bool | None:
@@ -73,7 +76,7 @@ class AttemptTransaction:
                 self.rollback()
                 return False
             self._take().__exit__(None, None, None)
-        except psycopg.Error as error:
+        except BaseException as error:  # whatever it is, the transaction must not stay open
             self._discard(error)
             if connection_lost(error):
                 return self._settled(ended)
@@ -120,8 +123,8 @@ class AttemptTransaction:
 
     async def arollback(self) -> None:
         """Undo everything that the attempt has written in it."""
-        stack = self._atake()
-        await stack.__aexit__(psycopg.Rollback, psycopg.Rollback(), None)
+        self.lost = self._connection.broken
+        await self._atake().__aexit__(psycopg.Rollback, psycopg.Rollback(), None)
 
     async def acommit(self, ended: Ended) -> bool | None:
         """Acknowledge and commit as `commit` does."""
@@ -131,7 +134,7 @@ class AttemptTransaction:
                 await self.arollback()
                 return False
             await self._atake().__aexit__(None, None, None)
-        except psycopg.Error as error:
+        except BaseException as error:
             await self._adiscard(error)
             if connection_lost(error):
                 return await asyncio.to_thread(self._settled, ended)
@@ -141,6 +144,7 @@ class AttemptTransaction:
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _check_closed(self) -> None:
+        self.lost = False
         if self._connection is not None:
             raise RuntimeError("this attempt has a transaction already; one can be open at a time")
 
@@ -159,23 +163,23 @@ class AttemptTransaction:
         if self._stack is not None:
             try:
                 self._take().__exit__(type(error), error, error.__traceback__)
-            except psycopg.Error:
-                pass
+            except Exception:
+                logger.debug("a transaction could not be left", exc_info=True)
 
     async def _adiscard(self, error: BaseException) -> None:
         if self._astack is not None:
             try:
                 await self._atake().__aexit__(type(error), error, error.__traceback__)
-            except psycopg.Error:
-                pass
+            except Exception:
+                logger.debug("a transaction could not be left", exc_info=True)
 
 
 @contextmanager
 def _requeued() -> Iterator[None]:
-    """Hand the job back if there is no connection to begin with: that is no failure of the task."""
+    """Hand the job back if its transaction cannot begin now: that is no failure of the task."""
     try:
         yield
     except (psycopg.Error, DatabaseUnavailable) as error:
-        if not connection_lost(error):
+        if not connection_lost(error) and not (isinstance(error, psycopg.Error) and passes(error)):
             raise
-        raise Reject(f"no connection for its transaction: {error}", requeue=True) from error
+        raise Reject(f"its transaction could not begin: {error}", requeue=True) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 
 class Wake:
@@ -28,12 +28,17 @@ class Wake:
         """Count from here: what is said from now on ends the next wait."""
         self._woken = False
 
-    def wait(self, others: Sequence[int], timeout: float) -> bool:
+    def wait(self, others: Iterable[int], timeout: float) -> set[int]:
         """Wait until woken, until one of the other file descriptors can be read, or `timeout` seconds.
 
-        Returns whether one of the others can be read.
+        Returns those of the others that can be read.
         """
-        ready, _, _ = select.select([self._reader, *others], [], [], timeout)
+        poll = select.poll()  # not select: a process with many files open has descriptors that it cannot take
+        poll.register(self._reader, select.POLLIN)
+        for other in others:
+            poll.register(other, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(timeout * 1000)}
         if self._reader in ready:
             os.read(self._reader, 4096)
-        return any(other in ready for other in others)
+            ready.discard(self._reader)
+        return ready

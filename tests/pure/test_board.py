@@ -16,7 +16,7 @@ from pgqueue.types import Claim, Failed, Released
 from pgqueue.worker import Stop, WorkerOptions
 from pgqueue.worker.board import Begun, Board
 from pgqueue.worker.deaths import _ended, cause, overdue
-from pgqueue.worker.limits import LimitThread, TaskLimits, within
+from pgqueue.worker.limits import LimitThread, Rules, within
 from pgqueue.worker.memory import memory_in_use, oom_kills
 from pgqueue.worker.quota import Quota
 
@@ -43,6 +43,18 @@ def test_a_board_tells_what_each_slot_has_begun_and_forgets_it() -> None:
     assert [begun.job for begun in board.begun()] == [SECOND, SECOND]
     board.clear()
     assert board.begun() == []
+
+
+def test_a_board_remembers_what_is_not_to_be_repeated_beyond_its_slot() -> None:
+    board = Board(1)
+    jobs = [f"0192f5e2-0000-7000-8000-{number:012}" for number in range(3000)]
+    for job in jobs:
+        board.begin(0, job)
+        board.begin_once(job)
+    assert set(board.begun_once()) == set(jobs[-2048:])
+    assert [begun.job for begun in board.begun()] == jobs[-1:]
+    board.clear()
+    assert board.begun_once() == []
 
 
 def test_a_board_is_read_by_the_other_process() -> None:
@@ -78,12 +90,16 @@ def test_the_limit_of_the_call_wins_then_that_of_the_task_then_that_of_the_worke
     app = PgQueue("limits", dsn="postgresql://nowhere/none")
     app.task(name="none")(lambda: None)
     app.task(name="both", time_limit=9, soft_time_limit=8)(lambda: None)
-    limits = TaskLimits(app.tasks, WorkerOptions(time_limit=60, soft_time_limit=50))
-    assert limits.of(claim_of("none")) == (60, 50)
-    assert limits.of(claim_of("both")) == (9, 8)
-    assert limits.of(claim_of("both", time_limit=5.0)) == (5.0, None)
-    assert limits.of(claim_of("none", soft_time_limit=1.5)) == (60, 1.5)
-    assert TaskLimits(app.tasks, WorkerOptions()).of(claim_of("none")) == (None, None)
+    rules = Rules(app.tasks, WorkerOptions(time_limit=60, soft_time_limit=50))
+
+    def limits(claim: Claim) -> tuple[float | None, float | None]:
+        return rules[claim.task].limits(claim)
+
+    assert limits(claim_of("none")) == (60, 50)
+    assert limits(claim_of("both")) == (9, 8)
+    assert limits(claim_of("both", time_limit=5.0)) == (5.0, None)
+    assert limits(claim_of("none", soft_time_limit=1.5)) == (60, 1.5)
+    assert Rules(app.tasks, WorkerOptions())["none"].limits(claim_of("none")) == (None, None)
 
 
 def test_a_soft_limit_that_would_come_after_the_hard_one_is_none() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ from datetime import UTC, datetime
 import pytest
 
 from pgqueue.statements import Observed
-from pgqueue.worker.liveness import Identity, Watch, boot_identity, identify, process_gone, process_started
+from pgqueue.worker.liveness import Identity, Neighbours, Watch, boot_identity, identify, process_gone, process_started
 
 ME = Identity("me", "me@here", "here", "boot-1", 1, 1)
 ELSEWHERE = Observed(
@@ -123,3 +124,50 @@ def test_one_beat_starts_the_thirty_seconds_anew(beats: int) -> None:
     steps = [(float(now), ELSEWHERE._replace(beats=beats if now > 20 else 0)) for now in range(50)]
     assert looks(*steps) == []
     assert looks(*steps, *((now, ELSEWHERE._replace(beats=beats)) for now in (50.0, 51.0))) == ["no beat for 30 s"]
+
+
+def test_the_next_look_is_when_a_suspicion_becomes_a_verdict() -> None:
+    watch = Watch(ME)
+    assert watch.due == float("inf")
+    watch.look([ELSEWHERE], 10.0)
+    assert watch.due == float("inf")
+    watch.look([ELSEWHERE._replace(lock_held=False)], 11.0)
+    assert watch.due == 14.0
+    here = ELSEWHERE._replace(boot=ME.boot, pid=_ended_pid(), pid_started=5)
+    watch.look([here], 12.0)
+    assert watch.due == pytest.approx(12.05)  # its session has not ended yet
+    watch.look([here._replace(lock_held=False)], 12.1)
+    assert watch.due == pytest.approx(12.4)
+    watch.look([], 12.5)
+    assert watch.due == float("inf")
+
+
+def test_a_pause_of_half_the_time_that_proves_death_makes_earlier_looks_void() -> None:
+    watch = Watch(ME, dead_after=2.0)
+    assert watch.look([ELSEWHERE], 10.0) == []
+    assert watch.look([ELSEWHERE], 11.5) == []  # it was the observer who slept
+    assert watch.look([ELSEWHERE], 12.4) == []
+    assert watch.look([ELSEWHERE], 13.2) == []
+    assert [evidence for _, evidence in watch.look([ELSEWHERE], 13.6)] == ["no beat for 2 s"]
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux tells")
+def test_the_end_of_a_neighbour_is_told_once() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    neighbours = Neighbours(ME.boot)
+    other = ELSEWHERE._replace(boot=ME.boot, pid=child.pid, pid_started=process_started(child.pid))
+    strangers = [ELSEWHERE._replace(id="far", pid=child.pid), other._replace(id="reused", pid_started=1)]
+    neighbours.keep([other, *strangers])
+    assert (len(neighbours.descriptors), neighbours.ended()) == (1, False)
+    child.communicate(b"\n", timeout=20)
+    assert select.select(neighbours.descriptors, [], [], 10)[0] == neighbours.descriptors
+    assert (neighbours.ended(), neighbours.ended(), neighbours.descriptors) == (True, False, [])
+    neighbours.keep([other])
+    assert neighbours.descriptors == []
+    neighbours.close()
+
+
+def _ended_pid() -> int:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait(20)
+    return child.pid

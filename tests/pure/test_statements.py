@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgqueue.ids import new_id
-from pgqueue.serialization import encode
+from pgqueue.serialization import encode, encode_error
 from pgqueue.statements import _CALLS, Ended, Statements, job_json, outcome_json
 from pgqueue.types import (
     Claim,
@@ -178,12 +178,22 @@ def test_any_number_of_outcomes_is_one_array(outcomes: list[Outcome]) -> None:
         (Succeeded('{"a":[1]}'), {"state": "SUCCESS", "value": {"a": [1]}}),
         (Ignored(), {"state": "IGNORED"}),
         (Released(2.5), {"state": "RELEASED", "countdown": 2.5}),
+        (
+            Released(crash=ErrorReport("E", "m", "no")),
+            {
+                "state": "RELEASED",
+                "countdown": 0.0,
+                "crashed": True,
+                "error": json.loads(encode_error(ErrorReport("E", "m", "no"))),
+            },
+        ),
         (Rejected("no", requeue=True), {"state": "RELEASED", "countdown": 0}),
-        (Retried(None, 3.0), {"state": "RETRY", "countdown": 3.0}),
+        (Retried(None, 3.0), {"state": "RETRY", "retries": CLAIM.retries, "countdown": 3.0}),
         (
             Retried(None, 0.0, NOW, "[1]", "{}", "q", 0, NOW),
             {
                 "state": "RETRY",
+                "retries": CLAIM.retries,
                 "countdown": 0.0,
                 "eta": "2026-01-31T00:00:00+00:00",
                 "args": [1],

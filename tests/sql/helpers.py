@@ -93,6 +93,8 @@ class Queue:
     def end(self, claim: Row, state: str = "SUCCESS", *, worker: str | None = None, **fields: object) -> bool:
         """Acknowledge one attempt; returns whether it was accepted."""
         outcome = {"id": claim["id"], "attempt": claim["attempt"], "state": state, **fields}
+        if state == "RETRY":
+            outcome["retries"] = claim.get("retries", 0)
         return not self.finish(outcome, worker=worker)
 
     def hold(self, claim: Row, *, worker: str | None = None) -> None:

@@ -298,6 +298,15 @@ def test_after_a_burial_the_late_worker_is_refused_though_nobody_has_the_lease_y
     assert queue.everything() == before
 
 
+def test_a_retry_without_an_error_is_refused_after_a_burial_too(queue: Queue) -> None:
+    job = queue.add()
+    (claim,) = queue.claim()
+    assert queue.bury() == {job: "PENDING"}
+    before = queue.everything()
+    assert not queue.end(claim, "RETRY", countdown=3600, args=[9])
+    assert queue.everything() == before
+
+
 @pytest.mark.parametrize("state", OUTCOMES)
 @pytest.mark.parametrize("buried", ["FAILURE", "REVOKED"])
 def test_after_a_burial_that_ended_the_job_the_late_worker_is_refused(queue: Queue, state: str, buried: str) -> None:
@@ -317,7 +326,9 @@ def test_after_a_burial_that_ended_the_job_the_late_worker_is_refused(queue: Que
 @pytest.mark.parametrize("state", OUTCOMES)
 def test_the_same_outcomes_again_are_not_refused_and_change_nothing(queue: Queue, state: str) -> None:
     queue.enqueue(*({"task": "t"} for _ in range(3)))
-    outcomes = [{"id": claim["id"], "attempt": 1, "state": state, **OUTCOMES[state]} for claim in queue.claim()]
+    outcomes = [
+        {"id": claim["id"], "attempt": 1, "retries": 0, "state": state, **OUTCOMES[state]} for claim in queue.claim()
+    ]
     assert queue.finish(*outcomes) == []
     before = queue.everything()
     assert queue.finish(*outcomes) == []

@@ -87,7 +87,8 @@ _STATISTICS: dict[str, Callable[[Queue], None]] = {
 
 
 def _outcomes(claims: list[dict[str, Any]], state: str, **fields: object) -> list[dict[str, Any]]:
-    return [{"id": claim["id"], "attempt": claim["attempt"], "state": state, **fields} for claim in claims]
+    kept = ("id", "attempt", "retries")
+    return [{**{name: claim.get(name, 0) for name in kept}, "state": state, **fields} for claim in claims]
 
 
 def _use(queue: Queue) -> None:

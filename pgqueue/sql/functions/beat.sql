@@ -1,5 +1,5 @@
 -- Say that a worker lives, every 10 s, and which task names it has met and does not know. Answers false if it has
--- been given up for dead meanwhile: its leases are gone, and it must register again before it claims.
+-- been given up for dead meanwhile: its leases are gone, and it must not claim under this id any more.
 --   select pgqueue.beat('<worker>', '{}');
 create or replace function pgqueue.beat(p_worker uuid, p_unknown text[] default '{}') returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '2s'

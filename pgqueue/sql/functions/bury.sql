@@ -27,7 +27,7 @@ begin
 
     return query
     with held as materialized (
-        select j.id, j.task, j.crashes, j.revoked, p_started is null or j.id = any(p_started) as started
+        select j.id, j.task, j.queue, j.crashes, j.revoked, p_started is null or j.id = any(p_started) as started
           from pgqueue.job j
          where j.worker = p_worker
          order by j.id
@@ -66,7 +66,8 @@ begin
                args = excluded.args, kwargs = excluded.kwargs, headers = excluded.headers, value = null,
                error = excluded.error
     )
-    select v.id, v.task, v.state from verdict v;
+    select v.id, v.task, v.state
+      from verdict v, pgqueue.call_idle(array(select b.queue from verdict b where b.state = 'PENDING')) called;
 
     if exists (select from pgqueue.waiter) then
         perform pg_notify('pgqueue.done', w.job::text)

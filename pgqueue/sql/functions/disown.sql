@@ -6,13 +6,18 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout
 as $$
 declare
     v_now timestamptz := pgqueue.clock();
+    v_back pgqueue.job[];
 begin
-    return query
+    with back as (
     update pgqueue.job j
        set worker = null, claimed_at = null, eta = greatest(j.eta, v_now)
      where j.id = any(array(select o.id from pgqueue.job o
                              where o.worker = p_worker and o.id <> all(p_held)
                              order by o.id for update skip locked))
-    returning j.id;
+    returning j.*
+    )
+    select array_agg(b::pgqueue.job) into v_back from back b;
+    perform pgqueue.call_idle(array(select b.queue from unnest(v_back) b));
+    return query select b.id from unnest(v_back) b;
 end
 $$;

@@ -2,7 +2,8 @@
 --   select * from pgqueue.enqueue_many('[{"task": "shop.add", "args": [2, 3]}, {"task": "shop.add", "args": [4, 5]}]');
 -- Keys of an element: task (the only one required), id, args, kwargs, queue, priority, eta, countdown (seconds),
 -- expires, expires_in (seconds), unique_key, headers, root_id, parent_id, ignore_result, time_limit and
--- soft_time_limit (seconds), and known = true if the id was chosen by the caller and may be there already.
+-- soft_time_limit (seconds), and known = true if the id was chosen by the caller and may be there already; resent = true
+-- if the same was sent before and the answer got lost: then a job or any result with this id is what was created.
 -- Answers in the order given: the id, and whether it was created; if not, it is that of the unfinished job with this
 -- unique_key, or of the job or result with this id.
 -- p_durable asks for a synchronous commit whatever the session says (for callers who own the transaction).
@@ -17,6 +18,7 @@ declare
     v_ids uuid[];
     v_keys text[];
     v_known uuid[];
+    v_resent uuid[];
     v_new uuid[];
     v_found uuid;
 begin
@@ -31,10 +33,10 @@ begin
                id uuid, task text, args json, kwargs json, queue text, priority smallint, eta timestamptz,
                countdown double precision, expires timestamptz, expires_in double precision, unique_key text,
                headers json, root_id uuid, parent_id uuid, ignore_result boolean, known boolean, time_limit real,
-               soft_time_limit real)
+               soft_time_limit real, resent boolean)
                ) with ordinality as g (
                id, task, args, kwargs, queue, priority, eta, countdown, expires, expires_in, unique_key,
-               headers, root_id, parent_id, ignore_result, known, time_limit, soft_time_limit, n)
+               headers, root_id, parent_id, ignore_result, known, time_limit, soft_time_limit, resent, n)
     ), inserted as (
         insert into pgqueue.job as j (
                id, task, args, kwargs, queue, priority, eta, enqueued_at, expires, unique_key,
@@ -57,8 +59,9 @@ begin
     select (select array_agg(g.job_id order by g.n) from given g),
            (select array_agg(g.unique_key order by g.n) from given g),
            (select array_agg(g.job_id) from given g where g.known),
+           (select coalesce(array_agg(g.job_id) filter (where g.resent), '{}') from given g),
            (select coalesce(array_agg(i.id), '{}') from inserted i)
-      into v_ids, v_keys, v_known, v_new
+      into v_ids, v_keys, v_known, v_resent, v_new
       from called;
 
     -- An id that has succeeded is not run again. Insert first, look afterwards: a transaction that was just
@@ -71,7 +74,8 @@ begin
         with repeated as (
             delete from pgqueue.job j
              where j.id = any(v_known) and j.id = any(v_new)
-               and j.id = any(array(select r.id from pgqueue.result r where r.id = any(v_known) and r.state = 'SUCCESS'))
+               and j.id = any(array(select r.id from pgqueue.result r where r.id = any(v_known)
+                                                                   and (r.state = 'SUCCESS' or r.id = any(v_resent))))
             returning j.id
         )
         select array(select unnest(v_new) except select r.id from repeated r) into v_new;
@@ -93,10 +97,12 @@ begin
                 select j.id into v_found from pgqueue.job j where j.id = v_ids[i];
             end if;
             if not found then
-                select r.id into v_found from pgqueue.result r where r.id = v_ids[i] and r.state = 'SUCCESS';
+                select r.id into v_found from pgqueue.result r
+                 where r.id = v_ids[i] and (r.state = 'SUCCESS' or r.id = any(v_resent));
             end if;
             if found then
                 id := v_found;
+                created := v_found = v_ids[i] and v_found = any(v_resent);
             else
                 -- The job that stood in the way has ended since: there is room now.
                 select e.id, e.created into id, created

@@ -4,12 +4,14 @@
 --   select pgqueue.finish('0192f5e2-0000-7000-8000-000000000001', '[{"id": "..", "attempt": 1, "state": "SUCCESS", "value": 5}]');
 -- Keys of an outcome: id, attempt, state; value or error; runtime (seconds); keep = false stores no result.
 --   SUCCESS FAILURE REVOKED REJECTED IGNORED end the job: its row is deleted and a result is inserted.
---   RETRY puts it back at eta or after countdown (seconds), with args, kwargs, queue, priority, expires if given.
+--   RETRY puts it back at eta or after countdown (seconds), with args, kwargs, queue, priority, expires if given;
+--   retries: how many there had been before.
 --   RELEASED puts it back untried after countdown; nothing is counted, unless crashed = true: a crash, with its error.
 -- Lock order, here and everywhere: worker, then job, then result.
 --
 -- Idempotent: an outcome that this attempt has stored before counts as acknowledged, so a caller who lost the
--- connection during COMMIT asks again and learns what happened.
+-- connection during COMMIT asks again and learns what happened. Not so with keep = false, which leaves nothing to tell
+-- from: then the second answer may be that it is refused. Nor where RETRY has met a revoke.
 create or replace function pgqueue.finish(p_worker uuid, p_outcomes json)
 returns setof uuid
 language plpgsql volatile
@@ -25,6 +27,8 @@ declare
     v_again record;
     v_eta timestamptz;
     v_revoked boolean;
+    v_queue text;
+    v_queues text[] := '{}';
 begin
     if current_setting('synchronous_commit') in ('off', 'local') then
         perform set_config('synchronous_commit', 'on', true);
@@ -87,14 +91,20 @@ begin
                    kwargs = coalesce(v_again.kwargs, j.kwargs), queue = coalesce(v_again.queue, j.queue),
                    priority = coalesce(v_again.priority, j.priority), expires = coalesce(v_again.expires, j.expires)
              where j.id = v_again.id and j.worker = p_worker and j.attempt = v_again.attempt
-            returning j.revoked into v_revoked;
+            returning j.revoked, j.queue into v_revoked, v_queue;
             if found then
+                if v_eta <= v_now then
+                    v_queues := v_queues || v_queue;
+                end if;
                 v_refused := array_remove(v_refused, v_again.id);
                 if v_revoked then  -- since the statement above looked
                     perform pgqueue.revoke(v_again.id);
                 end if;
             end if;
         end loop;
+        if cardinality(v_queues) > 0 then
+            perform pgqueue.call_idle(v_queues);
+        end if;
     end if;
 
     if v_ended is not null and exists (select from pgqueue.waiter) then
@@ -106,7 +116,7 @@ begin
     -- an error of its own.
     for v_again in
         select o.*
-          from json_to_recordset(p_outcomes) as o (id uuid, attempt integer, state text, error json)
+          from json_to_recordset(p_outcomes) as o (id uuid, attempt integer, state text, error json, retries integer)
          where o.id = any(v_refused)
     loop
         if not exists (
@@ -118,7 +128,8 @@ begin
                select from pgqueue.job j
                 where j.id = v_again.id and j.worker is null and j.attempt = v_again.attempt
                   and (v_again.state = 'RELEASED'
-                       or v_again.state = 'RETRY' and (v_again.error is null or j.error::text = v_again.error::text)))
+                       -- bury changes everything else that a retry does
+                       or v_again.state = 'RETRY' and j.retries = v_again.retries + 1))
         then
             return next v_again.id;
         end if;

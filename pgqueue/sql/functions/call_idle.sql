@@ -1,0 +1,11 @@
+-- Notify the workers that have said that they are idle on these queues: jobs have come back to be claimed at once.
+--   select pgqueue.call_idle('{mail,default}');
+create or replace function pgqueue.call_idle(p_queues text[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform pg_notify('pgqueue.work', q.name)
+       from (select distinct u.name from unnest(p_queues) u (name)) q
+      where exists (select from pgqueue.idle i where i.queue = q.name);
+end
+$$;

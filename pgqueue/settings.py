@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     poll_interval: float = Field(1.0, ge=0.05, le=5.0, description="Longest time between two looks of an idle worker.")
     beat_interval: float = Field(10.0, gt=0, description="Seconds between two beats of a worker.")
     dead_after: float = Field(30.0, gt=0, description="Seconds without a beat after which a worker counts as dead.")
-    max_crashes: int = Field(3, ge=1, description="Workers that may die with a job before it ends as FAILURE.")
+    max_crashes: int = Field(3, ge=1, description="How often a job is repeated whose worker died.")
     grace: float = Field(30.0, ge=0, description="Seconds that running tasks have to end when a worker stops.")
 
     @field_validator("schema_name")

@@ -23,6 +23,8 @@ _NOTICE = 0.05
 #: Seconds without a look after which earlier looks say nothing: the observer itself was stopped or cut off. At most
 #: half of `dead_after`.
 LOOK_GAP = 5.0
+#: The same for a short `dead_after`: twice the time between two looks.
+_LEAST_GAP = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class Watch:
         """
         found = list(others)
         server = found[0].server_started if found else self._server
-        if now - self._looked > min(LOOK_GAP, self._dead_after / 2) or server != self._server:
+        if now - self._looked > min(LOOK_GAP, max(_LEAST_GAP, self._dead_after / 2)) or server != self._server:
             self._seen.clear()
         self._looked, self._server = now, server
         self._seen = {other.id: self._update(other, now) for other in found}

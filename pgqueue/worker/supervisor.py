@@ -20,7 +20,17 @@ from pgqueue.errors import DatabaseUnavailable
 from pgqueue.ids import new_id
 from pgqueue.signals import worker_before_create_process, worker_ready, worker_shutting_down
 from pgqueue.worker import titles
-from pgqueue.worker.board import EXIT_CUT_OFF, EXIT_LIMIT, EXIT_OK, EXIT_REPLACE, EXIT_UNTOLD, Begun, Board, Stop
+from pgqueue.worker.board import (
+    EXIT_CUT_OFF,
+    EXIT_FAILED,
+    EXIT_LIMIT,
+    EXIT_OK,
+    EXIT_REPLACE,
+    EXIT_UNTOLD,
+    Begun,
+    Board,
+    Stop,
+)
 from pgqueue.worker.child import be_child
 from pgqueue.worker.deaths import Death, bury, cause
 from pgqueue.worker.memory import oom_kills
@@ -221,7 +231,7 @@ class Supervisor:
         working = [child for child in self._children.values() if not child.isolated and not child.dismissed]
         free = {*range(self._options.most_processes)} - {child.place for child in self._children.values()}
         free -= {place for _, place in self._restarts}
-        if free and all(child.board.waiting for child in working):
+        if free and working and all(child.board.waiting for child in working):
             self._scale_at = now + _SCALE_UP
             logger.info("jobs wait: process %d is started", len(working) + 1)
             self._start(min(free))
@@ -266,7 +276,11 @@ class Supervisor:
             return
         if planned and code == EXIT_OK and (self._options.burst or self._quota is not None):
             return
-        crashed = not planned and not child.overdue and time.monotonic() - child.started < _SHORT_LIFE
+        crashed = (
+            (not planned or code == EXIT_FAILED)
+            and not child.overdue
+            and time.monotonic() - child.started < _SHORT_LIFE
+        )
         self._failures[child.place] = self._failures[child.place] + 1 if crashed else 0
         pause = backoff(self._failures[child.place], 0.5) if crashed else 0.0
         self._restarts.append((time.monotonic() + pause, child.place))

@@ -143,12 +143,17 @@ def test_the_next_look_is_when_a_suspicion_becomes_a_verdict() -> None:
 
 
 def test_a_pause_of_half_the_time_that_proves_death_makes_earlier_looks_void() -> None:
-    watch = Watch(ME, dead_after=2.0)
+    watch = Watch(ME, dead_after=6.0)
+    for now in (10.0, 13.5, 16.0, 18.5):  # after 10.0 it was the observer who slept
+        assert watch.look([ELSEWHERE], now) == []
+    assert [evidence for _, evidence in watch.look([ELSEWHERE], 19.6)] == ["no beat for 6 s"]
+
+
+def test_a_short_time_that_proves_death_is_not_void_at_every_look() -> None:
+    watch = Watch(ME, dead_after=1.5)
     assert watch.look([ELSEWHERE], 10.0) == []
-    assert watch.look([ELSEWHERE], 11.5) == []  # it was the observer who slept
-    assert watch.look([ELSEWHERE], 12.4) == []
-    assert watch.look([ELSEWHERE], 13.2) == []
-    assert [evidence for _, evidence in watch.look([ELSEWHERE], 13.6)] == ["no beat for 2 s"]
+    assert watch.look([ELSEWHERE], 11.2) == []
+    assert [evidence for _, evidence in watch.look([ELSEWHERE], 12.4)] == ["no beat for 1.5 s"]
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux tells")

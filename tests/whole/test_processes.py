@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,38 @@ def test_a_job_that_is_not_to_be_repeated_after_a_crash_fails_at_the_first(
     assert worker.wait(30) == 0, log_of(worker)
     assert isinstance(result.result, WorkerLostError)
     assert conn.execute("select attempt, crashes from pgqueue.result").fetchall() == [(1, 1)]
+
+
+@pytest.fixture
+def small_cgroup() -> Iterator[Path]:
+    """A control group of 128 MiB, which only root may make."""
+    for parent, limit in (
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+        (Path("/sys/fs/cgroup"), "memory.max"),
+    ):
+        group = parent / f"pgqueue-test-{secrets.token_hex(6)}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            (group / limit).write_text(str(128 * 2**20))
+            yield group
+            return
+        except FileNotFoundError:
+            continue
+        finally:
+            group.rmdir()
+    pytest.skip("no control group for memory can be made here")
+
+
+def test_a_process_that_the_system_kills_for_its_memory_is_said_to_have_been(
+    yard: PgQueue, start: Start, small_cgroup: Path
+) -> None:
+    result = yard.tasks["yard.exhaust"].delay(str(small_cgroup))
+    worker = start("-c", "1", "--burst")
+    assert worker.wait(60) == 0, log_of(worker)
+    assert "died: SIGKILL: the system was out of memory" in str(result.result)
 
 
 # -- the user's world -------------------------------------------------------------------------------------------

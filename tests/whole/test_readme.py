@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import os
 import re
@@ -198,9 +199,29 @@ def test_files_targets_and_options_that_the_readme_names_exist() -> None:
     makefile = (_ROOT / "Makefile").read_text()
     for target in re.findall(r"\bmake (\w+) ", _README):
         assert f"\n{target}: " in makefile, target
-    for name in ("result_expires", "max_crashes", "dead_after", "poll_interval", "max_payload_bytes"):
-        assert f"`{name}`" in _README
-        assert name in Settings.model_fields
+    table = _README.partition("| setting | default")[2].partition("\n\n")[0]
+    named = {name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.partition(" | ")[0])}
+    assert named == {"dsn", "schema", *Settings.model_fields} - {"schema_name"}
+
+
+@pytest.mark.parametrize(
+    "page", [*_ROOT.glob("*.md"), *(_ROOT / "docs").glob("*.md")], ids=lambda page: page.relative_to(_ROOT).as_posix()
+)
+def test_every_test_that_a_page_names_exists(page: Path) -> None:
+    for file, function in re.findall(r"\b(\w+/test_\w+\.py)(?:::(\w+))?", page.read_text(encoding="utf-8")):
+        path = _ROOT / "tests" / file
+        assert path.exists(), file
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+        assert not function or function in found, f"{file}::{function}"
+
+
+def test_every_guarantee_names_its_tests() -> None:
+    section = _README.partition("## Guarantees")[2].partition("</details>")[0]
+    lines = re.findall(r"^\| (\d+) \|", section, re.MULTILINE)
+    tests = re.findall(r"^(\d+)\. `\w+/test_\w+\.py::test_", section, re.MULTILINE)
+    assert lines == tests == [str(number) for number in range(1, len(lines) + 1)]
+    assert lines
 
 
 def test_the_options_that_keep_their_names_are_those_of_a_task() -> None:

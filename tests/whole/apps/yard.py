@@ -329,3 +329,10 @@ if os.environ.get("YARD_SIGNALS"):
     def write_down(signal: Any, sender: object, **payload: object) -> None:
         with Path(os.environ["YARD_SIGNALS"]).open("a") as file:
             file.write(f"{os.getpid()} {signal.name} {sender is app} {sorted(payload.items())}\n")
+
+
+@app.task
+def exhaust(cgroup: str) -> None:
+    """Take more memory than a control group of the system allows, alone in it."""
+    (Path(cgroup) / "cgroup.procs").write_text(str(os.getpid()))
+    keep.append(b"x" * 2**29)

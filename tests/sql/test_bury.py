@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import psycopg
+import pytest
+
 from .helpers import LOST, NOON, OpenQueue, Queue, new_id
 
 
@@ -263,3 +266,66 @@ def test_the_keys_of_locks_are_told_apart_whatever_their_sign(queue: Queue) -> N
     rows = queue.rows("select id::text, lock_held from pgqueue.observe(%s)", new_id())
     assert len(rows) == 4
     assert all(row["lock_held"] for row in rows)
+
+
+# -- the sessions of a dead worker
+
+
+def end_sessions(queue: Queue, worker: str, pid: int | None = None) -> int:
+    return int(queue.one("select pgqueue.end_sessions(%s, 5, %s)", worker, pid))
+
+
+def test_a_session_that_holds_a_job_of_a_dead_worker_is_ended_and_the_job_comes_back(
+    queue: Queue, other: Queue, watcher: Queue
+) -> None:
+    job = queue.add()
+    (claim,) = other.claim()
+    other.connection.execute("begin")
+    other.hold(claim)
+    assert watcher.bury(other.worker) == {}
+    assert end_sessions(watcher, queue.worker) == 0
+    assert end_sessions(watcher, other.worker) == 1
+    assert watcher.bury(other.worker) == {job: "PENDING"}
+    with pytest.raises(psycopg.OperationalError):
+        other.one("select 1")
+
+
+def test_only_the_session_that_is_named_is_ended_and_none_after_its_transaction(
+    queue: Queue, open_queue: OpenQueue, watcher: Queue
+) -> None:
+    first, second = open_queue(), open_queue()
+    second.worker = first.worker
+    for one in (first, second):
+        queue.add()
+        (claim,) = one.claim(1)
+        one.connection.execute("begin")
+        one.hold(claim)
+    assert end_sessions(watcher, first.worker, second.pid) == 1
+    assert first.one("select 1") == 1
+    first.connection.execute("commit")
+    assert end_sessions(watcher, first.worker) == 0
+    assert first.one("select 1") == 1
+
+
+def test_the_session_of_another_role_is_left_alone_and_its_job_waits_for_it(
+    queue: Queue, other: Queue, watcher: Queue
+) -> None:
+    job = queue.add()
+    (claim,) = other.claim()
+    watcher.rows("drop role if exists pgqueue_stranger")
+    watcher.rows("create role pgqueue_stranger")
+    try:
+        watcher.rows("grant usage on schema pgqueue to pgqueue_stranger")
+        watcher.rows("grant execute on all functions in schema pgqueue to pgqueue_stranger")
+        watcher.rows("grant all on all tables in schema pgqueue to pgqueue_stranger")
+        other.connection.execute("begin")
+        other.hold(claim)
+        watcher.rows("set role pgqueue_stranger")
+        assert end_sessions(watcher, other.worker) == 0
+        assert watcher.bury(other.worker) == {}
+        other.connection.execute("rollback")
+        assert watcher.bury(other.worker) == {job: "PENDING"}
+    finally:
+        watcher.rows("reset role")
+        watcher.rows("drop owned by pgqueue_stranger")
+        watcher.rows("drop role pgqueue_stranger")

@@ -251,6 +251,34 @@ def test_batches_with_the_same_keys_in_any_order_never_deadlock(open_queue: Open
     assert queues[0].one("select count(*) from pgqueue.job") == len(keys)
 
 
+# -- sent twice
+
+
+@pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REJECTED", "IGNORED"])
+def test_a_call_sent_again_is_the_job_that_it_made_however_that_has_ended(queue: Queue, state: str) -> None:
+    given = {"task": "t", "id": new_id()}
+    queue.enqueue(given)
+    again = {**given, "known": True, "resent": True}
+    assert queue.enqueue(again) == [(given["id"], True)]
+    queue.run(state)
+    before = queue.everything()
+    assert queue.enqueue(again, {"task": "t"})[0] == (given["id"], True)
+    assert [row for row in queue.everything() if row["place"] == "result"] == before
+    assert len(queue.claim()) == 1
+
+
+def test_a_call_sent_again_that_never_arrived_is_made(queue: Queue) -> None:
+    job = new_id()
+    assert queue.enqueue({"task": "t", "id": job, "known": True, "resent": True}) == [(job, True)]
+    assert queue.state(job) == "PENDING"
+
+
+def test_a_call_sent_again_that_met_a_unique_key_is_still_that_of_another(queue: Queue) -> None:
+    first = queue.add(unique_key="k")
+    given = {"task": "t", "id": new_id(), "unique_key": "k", "known": True, "resent": True}
+    assert queue.enqueue(given) == [(first, False)]
+
+
 # -- known ids
 
 

@@ -80,6 +80,26 @@ def test_a_worker_that_is_busy_again_is_not_called(queue: Queue, other: Queue, w
     assert other.heard(queue) == []
 
 
+def test_a_job_that_comes_back_calls_an_idle_worker(queue: Queue, other: Queue, watcher: Queue) -> None:
+    other.listen("pgqueue.work")
+    say_idle(other)
+    queue.add()
+    (claim,) = queue.claim()
+    assert other.heard(watcher) == WORK
+    assert queue.end(claim, "RETRY", countdown=60)
+    assert other.heard(watcher) == []  # it is not due
+    queue.rows("update pgqueue.job set eta = now()")
+    (claim,) = queue.claim()
+    assert queue.end(claim, "RELEASED")
+    assert other.heard(watcher) == WORK
+    queue.claim()
+    queue.bury()
+    assert other.heard(watcher) == WORK
+    queue.claim()
+    queue.rows("select pgqueue.disown(%s, '{}')", queue.worker)
+    assert other.heard(watcher) == WORK
+
+
 def test_plain_sql_calls_idle_workers_too(queue: Queue, other: Queue) -> None:
     other.listen("pgqueue.work")
     say_idle(other)

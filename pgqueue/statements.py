@@ -123,7 +123,7 @@ _CALLS = {
           from pgqueue.observe($1::text::uuid, $2)""",
     "bury": """
         select id::text, task, state
-          from pgqueue.bury($1::text::uuid, $2::text::json, $3::text[]::uuid[], $4, $5)""",
+          from pgqueue.bury($1::text::uuid, $2::text::json, $3::text[]::uuid[], $4, $5, $6::int[])""",
     "listed": "select exists (select from pgqueue.worker w where w.id = $1::text::uuid)",
     "disown": "select id::text from pgqueue.disown($1::text::uuid, $2::text[]::uuid[]) as id",
     "surroundings": """
@@ -230,13 +230,14 @@ class Statements:
         self,
         worker: str,
         error: ErrorReport,
-        started: Sequence[str] | None,
+        started: Sequence[tuple[str, int]] | None,
         max_crashes: int,
         *,
         counts: bool = True,
     ) -> Statement[Buried]:
-        begun = None if started is None else list(started)
-        return self._make("bury", (worker, encode_error(error), begun, max_crashes, counts), Buried._make)
+        jobs = None if started is None else [job for job, _ in started]
+        attempts = None if started is None else [attempt for _, attempt in started]
+        return self._make("bury", (worker, encode_error(error), jobs, max_crashes, counts, attempts), Buried._make)
 
     def listed(self, worker: str) -> Statement[bool]:
         """Whether a worker is on the list; after `bury` only if a transaction still locks one of its jobs."""

@@ -12,3 +12,4 @@ comment on column pgqueue.worker.fail_if_lost is 'Tasks with reject_on_worker_lo
 drop function if exists pgqueue.claim(uuid, text[], integer, text[], boolean);
 drop function if exists pgqueue.register(json);
 drop function if exists pgqueue.observe(uuid);
+drop function if exists pgqueue.bury(uuid, json, uuid[], integer, boolean);

@@ -3,7 +3,17 @@
 from pgqueue.database.callers import aenqueue_on, enqueue_on
 from pgqueue.database.connections import Database
 from pgqueue.database.listener import Listener
-from pgqueue.database.running import AnyConnection, arun, conflicts, connection_lost, guarded, passes, run, run_together
+from pgqueue.database.running import (
+    AnyConnection,
+    arun,
+    conflicts,
+    connection_lost,
+    guarded,
+    passes,
+    run,
+    run_together,
+    transient,
+)
 
 __all__ = [
     "AnyConnection",
@@ -18,4 +28,5 @@ __all__ = [
     "passes",
     "run",
     "run_together",
+    "transient",
 ]

@@ -75,14 +75,17 @@ class Database:
         self._apools: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnectionPool[AsyncSession]]
         self._apools = WeakKeyDictionary()
 
-    def connect(self, purpose: str) -> Session:
+    def connect(self, purpose: str, timeout: float | None = None) -> Session:
         """Return a connection of its own, outside the pools, for statements of ours alone; the caller closes it.
 
         Whatever the role says about timeouts and isolation does not hold on it, unless a pooler stands between.
-        Raises DatabaseUnavailable if there is none to be had within `connect_timeout`.
+        Raises DatabaseUnavailable if there is none to be had within `timeout` seconds (`connect_timeout`).
         """
+        parameters = self._parameters(purpose)
+        if timeout is not None:
+            parameters["connect_timeout"] = max(2, round(timeout))
         try:
-            connection = Session.connect(self.dsn, **self._parameters(purpose))
+            connection = Session.connect(self.dsn, **parameters)
         except psycopg.OperationalError as error:
             raise self._unavailable(error) from error
         try:

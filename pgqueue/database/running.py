@@ -88,6 +88,11 @@ def passes(error: psycopg.Error) -> bool:
     return (error.sqlstate or "").startswith(("40", "53", "55", "57", "58"))
 
 
+def transient(error: BaseException) -> bool:
+    """Return whether the same may do later, on this connection or another."""
+    return connection_lost(error) or (isinstance(error, psycopg.Error) and passes(error))
+
+
 def conflicts(error: BaseException) -> bool:
     """Return whether PostgreSQL asks to run the transaction once more: a serialization failure or a deadlock."""
     return isinstance(error, psycopg.Error) and error.sqlstate in ("40001", "40P01")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pgqueue.errors import LeaseLost, WorkerShutdown
 from pgqueue.tracer.conclude import conclude_error, conclude_value
 from pgqueue.tracer.context import UNGUARDED, Context, Guard, Traced, Transactor, _current
 from pgqueue.tracer.prepare import prepare
@@ -61,13 +62,13 @@ def _build_sync(task: Traced, hostname: str) -> Trace:
             return context
         token = _current.set(context)
         try:
-            guard.enter()
             try:
+                guard.enter()
                 value = invoke(context)
             finally:
                 guard.leave()
         except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its failures, not the worker's
-            return conclude_error(task, context, error)
+            return conclude_error(task, context, _interruption(guard) or error)
         finally:
             _current.reset(token)
         return conclude_value(task, value)
@@ -85,8 +86,8 @@ def _build_async(task: Traced, hostname: str) -> AsyncTrace:
         cancels = _cancels()
         token = _current.set(context)
         try:
-            guard.aenter()
             try:
+                guard.aenter()
                 value = await invoke(context)
             finally:
                 guard.leave()
@@ -96,12 +97,17 @@ def _build_async(task: Traced, hostname: str) -> AsyncTrace:
             # Counted from before: an attempt that called cancel() itself must not look like a stop to the next one.
             if isinstance(error, asyncio.CancelledError) and _cancels() > cancels:
                 raise
-            return conclude_error(task, context, error)
+            return conclude_error(task, context, _interruption(guard) or error)
         finally:
             _current.reset(token)
         return conclude_value(task, value)
 
     return atrace
+
+
+def _interruption(guard: Guard) -> BaseException | None:
+    """Return what the worker has interrupted an attempt with for its own sake: it goes back, whatever the task says."""
+    return guard.interruption if isinstance(guard.interruption, WorkerShutdown | LeaseLost) else None
 
 
 def _cancels() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import struct
+import sys
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -40,8 +41,10 @@ class Begun(NamedTuple):
 # stop, parting, waiting, suspects, and since when the process has had nothing to do (0: it has)
 _STOP, _PARTING, _WAITING, _SUSPECTS, _IDLE, _CELLS = 0, 1, 2, 3, 8, 16
 _ID = 36  # characters of a UUID
-_LIMITED = struct.Struct("=ii?dd")
-_CELL = _ID + _LIMITED.size
+_ATTEMPT = 4
+_LIMITED = struct.Struct("=i?dd")
+_ONE = _ID + _ATTEMPT
+_CELL = _ONE + _LIMITED.size
 #: Jobs that are never repeated, of which a board remembers the last: those that have ended and are not acknowledged
 #: are fewer, since no more than 500 are claimed ahead.
 _ONCE = 2048
@@ -56,11 +59,13 @@ class Board:
     - `parting`: the exit code that the process has announced. Another one, or none, is a crash: tasks may call _exit.
     - `waiting`, `suspects`: whether jobs wait, and whether suspects do, as it saw them in the database.
     - `idle_since`: monotonic; 0 while it has something to do.
+    - `shared`: whether there is a supervisor.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, *, shared: bool = True) -> None:
+        self.shared = shared
         self._end = _CELLS + slots * _CELL
-        self._memory = mmap.mmap(-1, self._end + _ONCE * _ID)
+        self._memory = mmap.mmap(-1, self._end + _ONCE * _ONE)
         self._next_once = itertools.count()  # its next() is one step for threads
 
     def clear(self) -> None:
@@ -69,39 +74,39 @@ class Board:
 
     # -- attempts --------------------------------------------------------------------------------------------
 
-    def begin(self, slot: int, job: str) -> None:
-        """Note that a slot begins a job."""
+    def begin(self, slot: int, job: str, attempt: int) -> None:
+        """Note that a slot begins an attempt."""
         at = _CELLS + slot * _CELL
-        self._memory[at : at + _ID] = job.encode()
+        self._memory[at : at + _ONE] = job.encode() + attempt.to_bytes(_ATTEMPT, sys.byteorder)
 
     def begin_limited(self, slot: int, begun: Begun) -> None:
         """Note that a slot begins a job with a hard time limit."""
-        self.begin(slot, begun.job)
-        _LIMITED.pack_into(self._memory, _CELLS + slot * _CELL + _ID, *begun[1:])
+        self.begin(slot, begun.job, begun.attempt)
+        _LIMITED.pack_into(self._memory, _CELLS + slot * _CELL + _ONE, *begun[2:])
 
     def disarm(self, slot: int) -> None:
         """Note that the time limit of a slot's attempt counts no more: from now on it commits."""
-        at = _CELLS + slot * _CELL + _ID
+        at = _CELLS + slot * _CELL + _ONE
         self._memory[at : at + _LIMITED.size] = bytes(_LIMITED.size)
 
     def begun(self) -> list[Begun]:
         """Return the attempt that each slot has begun last."""
-        found = []
-        for at in range(_CELLS, self._end, _CELL):
-            job = self._memory[at : at + _ID]
-            if job.strip(b"\0"):
-                found.append(Begun(job.decode(), *_LIMITED.unpack_from(self._memory, at + _ID)))
-        return found
+        cells = ((self._one(at), at + _ONE) for at in range(_CELLS, self._end, _CELL))
+        return [Begun(*one, *_LIMITED.unpack_from(self._memory, at)) for one, at in cells if one is not None]
 
-    def begin_once(self, job: str) -> None:
-        """Note that a job begins that is not to be repeated."""
-        at = self._end + next(self._next_once) % _ONCE * _ID
-        self._memory[at : at + _ID] = job.encode()
+    def begin_once(self, job: str, attempt: int) -> None:
+        """Note that an attempt begins that is not to be repeated."""
+        at = self._end + next(self._next_once) % _ONCE * _ONE
+        self._memory[at : at + _ONE] = job.encode() + attempt.to_bytes(_ATTEMPT, sys.byteorder)
 
-    def begun_once(self) -> list[str]:
-        """Return the last jobs that have begun and are not to be repeated; acknowledged ones among them do no harm."""
-        cells = (self._memory[at : at + _ID] for at in range(self._end, len(self._memory), _ID))
-        return [cell.decode() for cell in cells if cell.strip(b"\0")]
+    def begun_once(self) -> list[tuple[str, int]]:
+        """Return the last attempts that have begun and are not to be repeated; acknowledged ones do no harm."""
+        found = map(self._one, range(self._end, len(self._memory), _ONE))
+        return [one for one in found if one is not None]
+
+    def _one(self, at: int) -> tuple[str, int] | None:
+        job, attempt = self._memory[at : at + _ID], self._memory[at + _ID : at + _ONE]
+        return (job.decode(), int.from_bytes(attempt, sys.byteorder)) if job.strip(b"\0") else None
 
     # -- the process -----------------------------------------------------------------------------------------
 

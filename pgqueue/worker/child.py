@@ -43,7 +43,8 @@ def be_child(
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # They reach the whole group of a terminal; the parent decides what they mean.
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, lambda *_: None)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, lambda *_: None)
         titles.show(options.full_name, "suspects" if options.suspects_only else f"{options.pool} {place + 1}")
         process = WorkerProcess(app, options, worker=worker, board=board, quota=quota)
         process.stop_on({signal.SIGTERM: None})

@@ -26,14 +26,14 @@ _PATIENCE = 2.0
 class Death:
     """A worker that ended before its time and whose leases are not handed back yet.
 
-    `begun` are the jobs that had begun. `ours`: the worker or its supervisor has ended it, so that it counts as no
-    crash. `overdue` are attempts that did not heed their hard time limit.
+    `begun` are the attempts that had begun: job and number. `ours`: the worker or its supervisor has ended it, so that
+    it counts as no crash. `overdue` are attempts that did not heed their hard time limit.
     """
 
     worker: str
     pid: int
     cause: str
-    begun: tuple[str, ...]
+    begun: tuple[tuple[str, int], ...]
     ours: bool
     overdue: tuple[Begun, ...] = ()
 

@@ -62,10 +62,10 @@ class Presence:
             self._lock = self._take_lock()
         return run(connection, self._statements.register({**self._entry, "locked": self._lock is not None}))[0]
 
-    def leave(self, connection: Connection, cut_off: list[str]) -> None:
+    def leave(self, connection: Connection, cut_off: list[tuple[str, int]]) -> None:
         """Strike the worker off the list and hand back whatever it still holds; none of it counts as a crash.
 
-        - `cut_off`: jobs that had begun and did not end in time.
+        - `cut_off`: attempts that had begun and did not end in time: job and number.
         """
         run(connection, self._statements.bury(self._identity.id, STOPPED, cut_off, 1, counts=False))
 
@@ -135,33 +135,40 @@ class Rounds:
         self._next_beat = now + self._settings.beat_interval
         return True
 
-    def go(self, connection: Connection, now: float) -> None:
-        """Sweep and prune if it is time, and if nobody else has that duty."""
+    def go(self, connection: Connection, now: float) -> bool:
+        """Sweep and prune if it is time, and if nobody else has that duty; return whether somebody was dead."""
         if now < self._next_sweep:
-            return
+            return False
+        buried = False
         on_duty = run(connection, self._statements.take_duty("sweep", self._identity.id, _DUTY_SECONDS))[0]
         if on_duty or now >= self._next_look or self.neighbours.ended():
-            self._look(connection, now, on_duty=on_duty)
+            buried = self._look(connection, now, on_duty=on_duty)
         self._next_sweep = now + SWEEP_SECONDS
         if self._watch.due > now:
             self._next_sweep = min(self._next_sweep, self._watch.due + 0.01)
             self._next_look = min(self._next_look, self._next_sweep)
         if on_duty and now >= self._next_prune:
             self._next_prune = now + (SWEEP_SECONDS if self._prune(connection) else PRUNE_SECONDS)
+        return buried
 
     def noticed(self, now: float) -> None:
         """Look at once: a neighbour has ended."""
         self._next_sweep = self._next_look = now
 
-    def _look(self, connection: Connection, now: float, *, on_duty: bool) -> None:
+    def _look(self, connection: Connection, now: float, *, on_duty: bool) -> bool:
         """See who is dead. Who has the duty sees to all; the others to neighbours that are proven gone."""
         self._next_look = now + _LOOK_SECONDS
         boot = None if on_duty else self._identity.boot
         others = run(connection, self._statements.observe(self._identity.id, boot))
         self.neighbours.keep(others)
-        for other, evidence in self._watch.look(others, now):
-            if on_duty or evidence.startswith("process"):
-                self._bury(connection, other, evidence)
+        dead = [
+            (other, evidence)
+            for other, evidence in self._watch.look(others, now)
+            if on_duty or evidence.startswith("process")
+        ]
+        for other, evidence in dead:
+            self._bury(connection, other, evidence)
+        return bool(dead)
 
     def _prune(self, connection: Connection) -> bool:
         """Delete old results and take back leases of nobody; return whether there is more to delete."""

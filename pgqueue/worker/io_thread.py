@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import random
+import signal
 import threading
 import time
 from collections import deque
@@ -16,7 +18,7 @@ from typing import Any
 import psycopg
 
 from pgqueue.app import PgQueue
-from pgqueue.database import connection_lost, passes, run, run_together
+from pgqueue.database import connection_lost, passes, run, run_together, transient
 from pgqueue.errors import DatabaseUnavailable, LeaseLost, PgQueueError, WorkerShutdown
 from pgqueue.statements import Ended, Statement
 from pgqueue.tracer import report
@@ -44,6 +46,7 @@ from pgqueue.worker.pace import (
     BUSY_AFTER,
     LARGEST_ACK,
     LARGEST_CLAIM,
+    LATER,
     SOFT,
     STALLED,
     Demand,
@@ -57,6 +60,9 @@ from pgqueue.worker.wake import Wake
 logger = logging.getLogger("pgqueue.worker")
 
 Connection = psycopg.Connection[Any]
+
+#: Seconds after a new connection during which a claim of the old one may still be committed.
+_UNHEARD = 60.0
 
 
 class IOThread(threading.Thread):
@@ -98,11 +104,13 @@ class IOThread(threading.Thread):
 
         self._ended: deque[tuple[Ended, bool | None]] = deque()  # from the slots
         self._outcomes: list[Ended] = []  # to be acknowledged
+        self._later: list[tuple[float, float, Ended]] = []  # when, after which pause: what could not be acknowledged
         self._held: dict[str, Claim] = {}  # claimed and neither acknowledged nor handed back
         self._unknown: list[str] = []  # task names that this program does not have
         self._stop_at: float | None = None
         self._interrupt_at = math.inf
         self._retiring = False  # to be replaced by a fresh process
+        self._leave_at = math.inf  # at the latest
         self._tasks_ended = 0
         self._make_room = False  # a suspect waits for a process that holds nothing else
         self._alone = False  # what it holds is a suspect
@@ -117,7 +125,7 @@ class IOThread(threading.Thread):
         self._said_idle = False
         self._unstarted = 0
         self._progress_at = 0.0
-        self._disown_again = False
+        self._disown_until = 0.0
 
     # -- called by others ------------------------------------------------------------------------------------
 
@@ -139,6 +147,7 @@ class IOThread(threading.Thread):
         logger.info("stopping: %d running tasks have %.3g s to end", max(0, self._running), self._stop_at - now)
         if how is Stop.SOFT:
             self._interrupt()  # here, since the I/O thread may be waiting for the database
+            self._interrupt_at = now  # and what begins meanwhile
         self._wake()
 
     def look_at_limits(self) -> None:
@@ -176,7 +185,7 @@ class IOThread(threading.Thread):
                     self._leave(connection)
                     return
             except (psycopg.Error, DatabaseUnavailable) as error:
-                if not connection_lost(error) and not (isinstance(error, psycopg.Error) and passes(error)):
+                if not transient(error):
                     raise
                 logger.warning("beginning anew with a fresh connection: %s", str(error).strip())
             if self._out_of_time() or (self._stop_at is not None and self._at_rest()):
@@ -192,19 +201,22 @@ class IOThread(threading.Thread):
     def _greet(self, connection: Connection) -> None:
         """Begin with a fresh connection: be on the list, listen, and hand back claims that nobody heard of."""
         connection.add_notify_handler(self._notified)
-        if self._presence.register(connection) and self._registered:
-            self._given_up()
-        self._registered = True
+        self._register(connection)
         if self._presence.real_sessions:  # else there is only polling
             connection.execute(self._statements.listen().sql.encode())
         self._collect()
         run(connection, self._statements.disown(self._identity.id, list(self._held)))
-        # A claim that was under way when the connection broke may commit even now: look once more at the next beat.
-        self._disown_again = True
+        # A claim that was under way when the connection broke may commit even now: look again with the next beats.
+        self._disown_until = time.monotonic() + _UNHEARD
         self._said_idle = False
         self._demand.look_now()
         self._rounds.neighbours.close()
         self._rounds = Rounds(self._app, self._identity, time.monotonic())
+
+    def _register(self, connection: Connection) -> None:
+        if self._presence.register(connection) and self._registered:
+            self._given_up()
+        self._registered = True
 
     def _serve(self, connection: Connection) -> None:
         while True:
@@ -213,11 +225,12 @@ class IOThread(threading.Thread):
             flowing = self._collect()
             self._beat(connection, now)  # first: who was stopped for long may have been given up, and must not claim
             self._end_overdue(connection, now)
-            if now >= self._interrupt_at:
-                self._interrupt()
             if flowing and self._is_worn_out():
                 self._retiring = True
             self._hand_back(now)
+            if now >= self._interrupt_at:
+                self._interrupt()
+            self._finish_later(connection, now)
             wanted = self._wanted(now)
             if self._outcomes or wanted:
                 self._exchange(connection, wanted)
@@ -245,11 +258,12 @@ class IOThread(threading.Thread):
 
     def _interrupted(self, ended: Ended) -> Ended:
         """Return what an attempt comes to that was interrupted: it goes back, unless its claim has acknowledged it."""
-        if self._stop_at is not None:
+        if self._stop_at is not None and isinstance(ended.outcome, Released) and ended.outcome.crash is None:
             self.exit_code = EXIT_CUT_OFF
         if self._app.tasks[ended.claim.task].options.acks_late:
             return ended
-        return replace(ended, outcome=Failed(STOPPED))
+        crash = ended.outcome.crash if isinstance(ended.outcome, Released) else None
+        return replace(ended, outcome=Failed(crash or STOPPED))
 
     def _hand_back(self, now: float) -> None:
         """Take from the buffer what has waited for a slot too long, or everything when stopping."""
@@ -268,7 +282,8 @@ class IOThread(threading.Thread):
 
     @property
     def _running(self) -> int:
-        return len(self._held) - len(self._buffer) - len(self._outcomes) - len(self._ended)
+        waiting = len(self._buffer) + len(self._outcomes) + len(self._later) + len(self._ended)
+        return len(self._held) - waiting
 
     @property
     def _is_ending(self) -> bool:
@@ -299,11 +314,9 @@ class IOThread(threading.Thread):
         """Acknowledge what has ended and claim what is wanted, in one round trip and one commit."""
         if self._quota is not None:
             wanted = self._quota.take(wanted)
+        claimed: list[Claim] = []
         try:
             claimed = self._finish_and_claim(connection, wanted)
-        except BaseException:
-            claimed = []
-            raise
         finally:
             if self._quota is not None:
                 self._quota.take(len(claimed) - wanted)
@@ -313,10 +326,10 @@ class IOThread(threading.Thread):
     def _finish_and_claim(self, connection: Connection, wanted: int) -> list[Claim]:
         ending = self._outcomes[:LARGEST_ACK]
         if not ending:
-            return run(connection, self._claim(wanted, relaxed=not self._careful)) if wanted else []
+            return run(connection, self._claim(wanted, 0, relaxed=not self._careful)) if wanted else []
         statements: list[Statement[Any]] = [self._statements.finish(self._identity.id, ending)]
         if wanted:
-            statements.append(self._claim(wanted, relaxed=False))
+            statements.append(self._claim(wanted, len(ending), relaxed=False))
         try:
             refused, *claimed = run_together(connection, *statements)
         except psycopg.Error as error:
@@ -327,7 +340,7 @@ class IOThread(threading.Thread):
         self._acknowledged(ending, refused)
         return claimed[0] if claimed else []
 
-    def _claim(self, wanted: int, *, relaxed: bool) -> Statement[Claim]:
+    def _claim(self, wanted: int, ending: int, *, relaxed: bool) -> Statement[Claim]:
         self._demand.looking()
         options = self._options
         return self._statements.claim(
@@ -336,8 +349,9 @@ class IOThread(threading.Thread):
             0 if options.suspects_only else wanted,
             self._unknown,
             relaxed=relaxed,
-            # Suspects run alone. A process of many slots is never empty for long: others are started for them.
-            alone=options.slots == 1 and not self._held,
+            # Suspects run alone, so nothing else may be held: what ends in the same transaction is not. A process of
+            # many slots is never empty for long: others are started for them.
+            alone=options.slots == 1 and len(self._held) <= ending,
         )
 
     def _finish_singly(self, connection: Connection, ending: list[Ended]) -> None:
@@ -348,15 +362,33 @@ class IOThread(threading.Thread):
             except psycopg.Error as error:
                 if connection_lost(error):
                     raise
-                if passes(error):  # somebody holds the row, the disk is full: it stays for a later turn
+                if passes(error):  # somebody holds the row, the disk is full
                     logger.warning("job %s: its outcome cannot be stored yet: %s", ended.claim.id, error)
-                    self._sleep(ACK_WAIT)
-                    return
+                    self._outcomes.remove(ended)
+                    self._later.append((time.monotonic() + LATER, LATER, ended))
+                    continue
                 logger.error("job %s: its outcome cannot be stored: %s", ended.claim.id, error)
                 at = self._outcomes.index(ended)
                 self._outcomes[at] = ended = replace(ended, outcome=Failed(report(error)))
                 refused = run(connection, self._statements.finish(self._identity.id, [ended]))
             self._acknowledged([ended], refused)
+
+    def _finish_later(self, connection: Connection, now: float) -> None:
+        """Try again to store what could not be stored, one at a time and ever more rarely: each may take seconds."""
+        for entry in self._later:
+            at, pause, ended = entry
+            if at > now and not self._is_ending:
+                continue
+            self._later.remove(entry)
+            try:
+                refused = run(connection, self._statements.finish(self._identity.id, [ended]))
+            except psycopg.Error as error:
+                self._later.append((time.monotonic() + 2 * pause, 2 * pause, ended))
+                if not passes(error):
+                    raise
+                return
+            self._acknowledged([ended], refused)
+            return
 
     def _acknowledged(self, ending: list[Ended], refused: list[str]) -> None:
         gone = set(map(id, ending))
@@ -409,18 +441,18 @@ class IOThread(threading.Thread):
         if not run(connection, self._statements.beat(self._identity.id, self._unknown))[0]:
             self._given_up()
         if self._presence.lock_missing:
-            self._presence.register(connection)
-        if self._disown_again:
+            self._register(connection)
+        if now < self._disown_until:
             self._collect()
             run(connection, self._statements.disown(self._identity.id, list(self._held)))
-            self._disown_again = False
 
     def _rest(self, connection: Connection, now: float) -> None:
         """Do the rounds when they are due, and say idle or busy when that has changed for a while."""
         if self._presence.lock_lost:
             self._presence.close()
-            self._presence.register(connection)
-        self._rounds.go(connection, now)
+            self._register(connection)
+        if self._rounds.go(connection, now):
+            self._next_backlog = now  # there may be suspects
         self._look_at_backlog(connection, now)
         if bool(self._held) == bool(self._board.idle_since):
             self._board.idle_since = 0.0 if self._held else now
@@ -442,6 +474,7 @@ class IOThread(threading.Thread):
         if not self._retiring:
             logger.warning("this worker had been given up for dead; its leases are gone, a fresh process replaces it")
         self._retiring = True
+        self._leave_at = time.monotonic() + SOFT  # nothing that still runs then is worth waiting for
         for slot in self._slots:
             if slot.claim is not None and slot.claim.id in self._held:
                 slot.interrupt(slot.claim, LeaseLost())
@@ -461,6 +494,8 @@ class IOThread(threading.Thread):
             self._make_room = backlog.suspects
         else:
             self._board.suspects = backlog.suspects
+            if backlog.suspects and self._board.shared:
+                os.kill(os.getppid(), signal.SIGCHLD)  # look at the board now
 
     def _interrupt(self) -> None:
         self._interrupt_at = math.inf
@@ -475,20 +510,22 @@ class IOThread(threading.Thread):
         late = [slot for slot in self._slots if slot.hard_at <= now and slot.condemn(now)]
         if not late:
             return
+        self._outcomes += map(self._untried, self._buffer.drain())
         for slot in late:
             assert slot.claim is not None
             if slot.session is not None:  # its open transaction locks the row
                 run(connection, self._statements.end_sessions(self._identity.id, SOFT, slot.session))
             repeats = not self._app.tasks[slot.claim.task].options.acks_on_failure_or_timeout
             outcome = overdue(slot.limit, slot.claim.crashes, self._app.settings.max_crashes, repeats=repeats)
-            self._outcomes.append(Ended(slot.claim, outcome, slot.limit))
+            if not any(ended.claim is slot.claim for ended in self._outcomes):  # from before the connection broke
+                self._outcomes.append(Ended(slot.claim, outcome, slot.limit))
         self._collect()
         while self._outcomes:
             self._exchange(connection, 0)
         self._cut_off = list(self._held.values())
-        self.exit_code = EXIT_LIMIT
+        self.exit_code = EXIT_LIMIT if self._stop_at is None else EXIT_CUT_OFF
         self._leave(connection)
-        self._end_now(EXIT_LIMIT)
+        self._end_now(self.exit_code)
 
     def _is_worn_out(self) -> bool:
         """Return whether the process has run as many tasks, or takes as much memory, as it may."""
@@ -496,7 +533,7 @@ class IOThread(threading.Thread):
         return bool((tasks and self._tasks_ended >= tasks) or (memory and memory_in_use() > memory))
 
     def _leave(self, connection: Connection) -> None:
-        self._presence.leave(connection, [claim.id for claim in self._cut_off])
+        self._presence.leave(connection, [(claim.id, claim.attempt) for claim in self._cut_off])
 
     def _finished(self, now: float) -> bool:
         """Return whether the loop may end; a worker in burst stops when it has found nothing and runs nothing."""
@@ -504,6 +541,10 @@ class IOThread(threading.Thread):
             no_more = self._quota is not None and self._quota.left == 0
             if no_more or (self._options.burst and self._demand.found_nothing_at >= now):
                 self._stop_at = now
+        if now >= self._leave_at and not self._at_rest():
+            self._cut_off = list(self._held.values())
+            self.exit_code = EXIT_LIMIT
+            return True
         if self._out_of_time() and not self._at_rest():
             # Leaving hands them back, but for those whose transaction is open: that ends with this process.
             waiting = {ended.claim.id for ended in self._outcomes if isinstance(ended.outcome, Released)}

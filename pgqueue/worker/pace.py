@@ -18,6 +18,8 @@ FIRST_PAUSE = 0.05
 BUSY_AFTER = 1.0
 #: Seconds that an interrupted task has to clean up before its worker ends without it.
 SOFT = 2.0
+#: Seconds until another try to store an outcome whose row somebody locks; it doubles.
+LATER = 1.0
 #: Seconds between two looks at what waits, of a worker that has no slot free.
 BACKLOG_SECONDS = 1.0
 

@@ -31,6 +31,9 @@ logger = logging.getLogger("pgqueue.worker")
 #: Seconds that a thread may hold the interpreter while another waits for it. With Python's 5 ms the I/O thread
 #: would fetch the next batch too late whenever tasks are short.
 _SWITCH = 0.0005
+#: Seconds until another look at an attempt that could not be interrupted.
+_AGAIN = 0.05
+_SOFT_LIMIT = "the soft time limit of the attempt is over"
 
 
 class WorkerProcess:
@@ -61,7 +64,7 @@ class WorkerProcess:
     ) -> None:
         self._app = app
         self._options = options
-        self._board = board or Board(options.slots)
+        self._board = board or Board(options.slots, shared=False)
         self._quota = quota or (Quota(options.max_jobs) if options.max_jobs else None)
         self._identity = identify(worker or new_id(), options.full_name)
         self._limit_thread = LimitThread(self._look_at_limits)
@@ -130,12 +133,13 @@ class WorkerProcess:
 
     def _work_here(self, bench: Bench, buffer: ThreadBuffer) -> None:
         main = threading.current_thread() is threading.main_thread()
-        before = signal.signal(INTERRUPT, self._slots[0].on_signal) if main else None
+        if main:
+            signal.signal(INTERRUPT, self._slots[0].on_signal)
         try:
             work(bench, buffer, self._slots[0])
         finally:
             if main:
-                signal.signal(INTERRUPT, before)
+                signal.signal(INTERRUPT, signal.SIG_IGN)  # one may be on its way
 
     async def _run_loop(self) -> None:
         buffer = LoopBuffer(asyncio.get_running_loop())
@@ -162,10 +166,9 @@ class WorkerProcess:
         for slot in self._slots:
             claim = slot.claim  # first: an attempt that begins meanwhile has another
             soft, hard = slot.soft_at, slot.hard_at
-            if soft <= now:
-                slot.interrupt(claim, SoftTimeLimitExceeded("the soft time limit of the attempt is over"))
-                slot.soft_at = math.inf
-            elif hard <= now:
+            if soft <= now and not slot.interrupt(claim, SoftTimeLimitExceeded(_SOFT_LIMIT)):
+                following = min(following, now + _AGAIN)  # not inside yet, or no longer
+            if hard <= now:
                 self._io_thread().look_at_limits()
             following = min([following, *(at for at in (soft, hard) if at > now)])
         return following
@@ -176,7 +179,7 @@ class WorkerProcess:
         for handler in (*logging.getLogger("pgqueue").handlers, *logging.getLogger().handlers):
             handler.flush()
         sys.stdout.flush()
-        if code == EXIT_LIMIT and self._replace is not None:
+        if code == EXIT_LIMIT and self._replace is not None and self._stop is None:
             self._replace()
         os._exit(code)
 

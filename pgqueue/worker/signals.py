@@ -95,6 +95,7 @@ class SignalThread(threading.Thread):
 
     def _forget(self) -> None:
         signal.set_wakeup_fd(-1)
-        for number in self._signals:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        for number in {*self._signals, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         self._unblock()

@@ -60,13 +60,14 @@ class Slot:
 
     def begin(self, claim: Claim) -> None:
         """Begin an attempt."""
+        self._inside = False  # an exception may have come in the middle of `leave`
         self.claim, self.interruption, self._raised = claim, None, False
         rule = self._rules[claim.task]
         hard, soft = rule.limits(claim)
         if rule.once:
-            self._board.begin_once(claim.id)
+            self._board.begin_once(claim.id, claim.attempt)
         if hard is None:
-            self._board.begin(self.number, claim.id)
+            self._board.begin(self.number, claim.id, claim.attempt)
             if soft is None:
                 return
         now = time.monotonic()
@@ -88,10 +89,10 @@ class Slot:
         if not self._limited:
             return True
         with self._lock:
-            self._limited = False
-            self.soft_at = self.hard_at = math.inf
             if self._condemned:
                 return False
+            self._limited = False
+            self.soft_at = self.hard_at = math.inf
         self._board.disarm(self.number)
         return True
 
@@ -113,10 +114,9 @@ class Slot:
     def leave(self) -> None:
         """The user's function has ended: whatever was to be raised in it comes too late."""
         self._inside = False
-        if self._coroutine is None and self._thread != self._main:
-            with self._lock:  # whoever is just raising something has done so now, or will not
-                if self._raised:
-                    _raise_in(self._thread, None)
+        with self._lock:  # whoever is just raising something has done so now, or will not
+            if self._coroutine is None and self._thread != self._main and self._raised:
+                _raise_in(self._thread, None)
 
     # -- by others -------------------------------------------------------------------------------------------
 
@@ -159,7 +159,7 @@ class Slot:
             self._condemned = self._condemned or (self._limited and self.hard_at <= now)
             return self._condemned
 
-    def on_signal(self, number: int, frame: FrameType | None) -> None:
+    def on_signal(self, _number: int, _frame: FrameType | None) -> None:
         """Raise, in the main thread, what `interrupt` has left for it."""
         if self._inside and not self._shielded and not self._raised and self.interruption is not None:
             self._raised = True

@@ -59,6 +59,7 @@ def work(bench: Bench, buffer: ThreadBuffer, slot: Slot) -> None:
     with asyncio.Runner() as runner:
         while (claim := get()) is not None:
             begin(claim)
+            transaction.renew()
             started = perf_counter()
             tracer = tracers[claim.task]
             try:
@@ -71,7 +72,7 @@ def work(bench: Bench, buffer: ThreadBuffer, slot: Slot) -> None:
                 outcome = Failed(report(error))
             if not end():
                 threading.Event().wait()  # until the process ends
-            if transaction.lost:
+            if transaction.error is not None:
                 outcome = _lost(bench, claim, outcome)
             ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim))
             if not transaction.is_open:
@@ -106,6 +107,7 @@ async def _work_in_loop(bench: Bench, buffer: LoopBuffer, slot: Slot, executor: 
     loop = asyncio.get_running_loop()
     while (claim := await buffer.get()) is not None:
         slot.begin(claim)
+        transaction.renew()
         started = perf_counter()
         tracer = bench.tracers[claim.task]
         if tracer.atrace is not None:
@@ -121,7 +123,7 @@ async def _work_in_loop(bench: Bench, buffer: LoopBuffer, slot: Slot, executor: 
             outcome = Failed(report(error))
         if not slot.end():
             await asyncio.Event().wait()  # until the process ends
-        if transaction.lost:
+        if transaction.error is not None:
             outcome = _lost(bench, claim, outcome)
         ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim))
         if not transaction.is_open:
@@ -151,7 +153,7 @@ def _settle(bench: Bench, ended: Ended, transaction: AttemptTransaction) -> tupl
     """Commit the transaction of an attempt that succeeded, or undo it; whatever fails now is the task's failure."""
     try:
         if isinstance(ended.outcome, Succeeded):
-            return _committed(ended, transaction.commit(ended))
+            return _committed(bench, ended, transaction.commit(ended), transaction.error)
         transaction.rollback()
     except Exception as error:
         return _unsettled(bench, ended, error), None
@@ -162,15 +164,21 @@ async def _asettle(bench: Bench, ended: Ended, transaction: AttemptTransaction) 
     """Do the same for a coroutine."""
     try:
         if isinstance(ended.outcome, Succeeded):
-            return _committed(ended, await transaction.acommit(ended))
+            return _committed(bench, ended, await transaction.acommit(ended), transaction.error)
         await transaction.arollback()
     except Exception as error:
         return _unsettled(bench, ended, error), None
     return ended, None
 
 
-def _committed(ended: Ended, acked: bool | None) -> tuple[Ended, bool | None]:
-    return (ended, acked) if acked is not None else (replace(ended, outcome=Released()), None)
+def _committed(
+    bench: Bench, ended: Ended, acked: bool | None, error: BaseException | None
+) -> tuple[Ended, bool | None]:
+    if acked is not None:
+        return ended, acked
+    # It may be the COMMIT that ends the server's side, each time.
+    failed = Failed(report(error or ConnectionError("the connection broke during COMMIT")))
+    return replace(ended, outcome=_lost(bench, ended.claim, failed)), None
 
 
 def _unsettled(bench: Bench, ended: Ended, error: Exception) -> Ended:

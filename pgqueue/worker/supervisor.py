@@ -9,14 +9,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import FrameType
 
 import psycopg
 
 from pgqueue.app import PgQueue
-from pgqueue.errors import DatabaseUnavailable
+from pgqueue.errors import PgQueueError
 from pgqueue.ids import new_id
 from pgqueue.signals import worker_before_create_process, worker_ready, worker_shutting_down
 from pgqueue.worker import titles
@@ -48,6 +48,8 @@ _SHORT_LIFE = 5.0
 _MARGIN = 5.0
 #: Seconds between two tries to hand back the leases of the dead.
 _RETRY = 1.0
+#: Seconds to wait for a connection: the supervisor has one thread.
+_CONNECT = 3.0
 #: Seconds between two processes that autoscale starts, and seconds without work after which it ends one.
 _SCALE_UP, _SCALE_DOWN = 1.0, 10.0
 
@@ -88,6 +90,7 @@ class Supervisor:
         self._deaths: list[Death] = []
         self._failures = [0] * options.most_processes
         self._retry_at = 0.0
+        self._unreachable = False
         self._scale_at = 0.0
         self._oom_kills = oom_kills()
         self._asked: tuple[Stop, int] | None = None
@@ -95,6 +98,7 @@ class Supervisor:
         self._stop_at = float("inf")
         self._forced = False
         self._wants_isolation = False  # a job may have become a suspect
+        self._isolate_at, self._isolate_pause = 0.0, 1.0
         self._exit_code = EXIT_OK
 
     def run(self) -> int:
@@ -116,9 +120,7 @@ class Supervisor:
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         os.set_blocking(reader, False)
-        handlers: dict[int, Callable[[int, FrameType | None], None]] = dict.fromkeys(
-            (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT), self._on_stop
-        )
+        handlers: dict[int, Callable[[int, FrameType | None], None]] = dict.fromkeys(stop_signals(), self._on_stop)
         handlers[signal.SIGCHLD] = lambda *_: None
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -143,7 +145,8 @@ class Supervisor:
         self._bury(now)
         self._end_overdue(now)
         self._scale(now)
-        if self._wants_isolation or any(child.board.suspects for child in self._children.values()):
+        seen = any(child.board.suspects for child in self._children.values())
+        if self._wants_isolation or (seen and now >= self._isolate_at):
             self._isolate()
         self._oom_kills = oom_kills()
         due = [place for when, place in self._restarts if when <= now]
@@ -155,7 +158,9 @@ class Supervisor:
         times = [when for when, _ in self._restarts]
         if self._deaths:
             times.append(self._retry_at)
-        return max(0.0, min(_TICK, *(when - time.monotonic() for when in [*times, self._stop_at])))
+        if not self._forced:
+            times.append(self._stop_at)
+        return max(0.0, min([_TICK, *(when - time.monotonic() for when in times)]))
 
     # -- stopping --------------------------------------------------------------------------------------------
 
@@ -167,6 +172,8 @@ class Supervisor:
             how = Stop.WARM if before is None else Stop(min(before + 1, Stop.COLD))
         if before is None or how > before:
             self._asked = (how, number)
+            for child in list(self._children.values()):  # now: the main thread may be waiting for the database
+                self._tell(child, how)
 
     def _obey(self, now: float) -> None:
         """Tell the children to stop as the signals say; end by force what takes too long."""
@@ -190,7 +197,8 @@ class Supervisor:
 
     def _tell(self, child: Child, how: Stop) -> None:
         child.board.stop = how
-        os.kill(child.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # a signal may come between its end and our taking note
+            os.kill(child.pid, signal.SIGTERM)
 
     # -- children --------------------------------------------------------------------------------------------
 
@@ -208,12 +216,19 @@ class Supervisor:
         sys.stderr.flush()
         # A signal between the fork and the child's own handlers would be taken by those of the parent, and be lost.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT))
-        pid = os.fork()
-        if pid == 0:
-            be_child(self._app, options, worker, board, self._quota, place, parent, mask)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._children[pid] = Child(place, pid, worker, time.monotonic(), board, isolated)
-        logger.debug("worker process %d started", pid)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                be_child(self._app, options, worker, board, self._quota, place, parent, mask)
+            self._children[pid] = Child(place, pid, worker, time.monotonic(), board, isolated)
+            logger.debug("worker process %d started", pid)
+        except OSError as error:  # no memory, too many processes
+            logger.error("a worker process cannot be started: %s", error)
+            if not isolated:
+                self._failures[place] += 1
+                self._restarts.append((time.monotonic() + backoff(self._failures[place], 0.5), place))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _isolate(self) -> None:
         """Start a process that runs suspects alone, unless there are enough; single slots see to them themselves."""
@@ -229,7 +244,8 @@ class Supervisor:
         if self._options.autoscale is None or self._stop is not None or now < self._scale_at:
             return
         working = [child for child in self._children.values() if not child.isolated and not child.dismissed]
-        free = {*range(self._options.most_processes)} - {child.place for child in self._children.values()}
+        taken = {child.place for child in self._children.values() if not child.isolated}
+        free = {*range(self._options.most_processes)} - taken
         free -= {place for _, place in self._restarts}
         if free and working and all(child.board.waiting for child in working):
             self._scale_at = now + _SCALE_UP
@@ -266,12 +282,18 @@ class Supervisor:
         if not (planned and code in (EXIT_OK, EXIT_REPLACE)):
             ours = self._forced or bool(child.overdue) or (planned and code in (EXIT_UNTOLD, EXIT_CUT_OFF, EXIT_LIMIT))
             why = cause(code, out_of_memory=oom_kills() > self._oom_kills)
-            begun = (*(begun.job for begun in child.board.begun()), *child.board.begun_once())
+            begun = (*(begun[:2] for begun in child.board.begun()), *child.board.begun_once())
             self._deaths.append(Death(child.worker, child.pid, why, begun, ours, child.overdue))
             self._retry_at = 0.0
             if not ours:
                 logger.error("worker process %d died: %s", child.pid, why)
         self._wants_isolation = self._wants_isolation or child.board.suspects
+        if child.isolated and planned and not child.board.begun():
+            # It ran nothing: perhaps the suspects are of tasks that this program does not know.
+            self._isolate_at = time.monotonic() + self._isolate_pause
+            self._isolate_pause = min(2 * self._isolate_pause, 60.0)
+        elif child.isolated:
+            self._isolate_pause = 1.0
         if self._stop is not None or child.isolated or child.dismissed:
             return
         if planned and code == EXIT_OK and (self._options.burst or self._quota is not None):
@@ -289,21 +311,32 @@ class Supervisor:
         """Hand back the leases of children that died; if the database is away, try again in a moment."""
         if not self._deaths or now < self._retry_at:
             return
+        if self._unreachable and self._stop is not None and not self._children:
+            self._give_up()
+            return
         try:
-            with closing(self._app.database.connect("supervisor")) as connection:
+            with closing(self._app.database.connect("supervisor", _CONNECT)) as connection:
                 self._deaths = [death for death in self._deaths if not bury(connection, self._app, death)]
             self._retry_at = now + (_RETRY if self._stop is None else _RETRY / 10)
             self._wants_isolation = True
-            give_up = now >= self._stop_at
-        except (psycopg.Error, DatabaseUnavailable) as error:
-            level = logging.WARNING if self._retry_at == 0.0 else logging.DEBUG
+            self._unreachable = False
+            if self._deaths and not self._children and now >= self._stop_at:
+                self._give_up()
+        except (psycopg.Error, PgQueueError) as error:
+            level = logging.DEBUG if self._unreachable else logging.WARNING
             logger.log(level, "the leases of dead workers cannot be handed back yet: %s", error)
-            self._retry_at = now + _RETRY
-            give_up = self._stop is not None
-        if self._deaths and not self._children and give_up:
-            logger.warning("stopping waits for no database; other workers take over what is left")
-            self._deaths.clear()
-            self._exit_code = EXIT_UNTOLD
+            self._unreachable, self._retry_at = True, time.monotonic() + _RETRY
+
+    def _give_up(self) -> None:
+        logger.warning("stopping waits for no database; other workers take over what is left")
+        self._deaths.clear()
+        self._exit_code = EXIT_UNTOLD
+
+
+def stop_signals() -> list[int]:
+    """Return the signals that stop a worker; not SIGHUP under nohup."""
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
+    return [number for number in numbers if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def tell_stop(app: PgQueue, how: Stop, number: int) -> None:

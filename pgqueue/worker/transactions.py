@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from pgqueue.database import Database, arun, connection_lost, passes, run
+from pgqueue.database import Database, arun, connection_lost, run, transient
 from pgqueue.errors import DatabaseUnavailable, LeaseLost, Reject
 from pgqueue.statements import Ended
 from pgqueue.types import Claim, State
@@ -38,13 +38,17 @@ class AttemptTransaction:
         self._stack: ExitStack | None = None
         self._astack: AsyncExitStack | None = None
         self._connection: Any = None
-        #: Whether the connection broke while the attempt had it; whatever was written is rolled back.
-        self.lost = False
+        #: What broke the connection while the attempt had it; whatever was written is rolled back.
+        self.error: BaseException | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether the attempt has opened one that is neither committed nor rolled back."""
         return self._connection is not None
+
+    def renew(self) -> None:
+        """Forget what the attempt before has met."""
+        self.error = None
 
     # -- for functions ---------------------------------------------------------------------------------------
 
@@ -61,7 +65,7 @@ class AttemptTransaction:
     def rollback(self) -> None:
         """Undo everything that the attempt has written in it."""
         with self._slot.shielded():
-            self.lost = self._connection.broken
+            self._note_break()
             self._take().__exit__(psycopg.Rollback, psycopg.Rollback(), None)
 
     def commit(self, ended: Ended) -> bool | None:
@@ -77,6 +81,7 @@ class AttemptTransaction:
                 return False
             self._take().__exit__(None, None, None)
         except BaseException as error:  # whatever it is, the transaction must not stay open
+            self.error = error
             self._discard(error)
             if connection_lost(error):
                 return self._settled(ended)
@@ -97,7 +102,9 @@ class AttemptTransaction:
                     except LeaseLost:
                         pass
                 return self._stored(ended)
-            except (psycopg.OperationalError, DatabaseUnavailable) as error:
+            except (psycopg.Error, DatabaseUnavailable) as error:
+                if not transient(error):
+                    raise
                 if time.monotonic() > deadline:
                     logger.error("job %s: the outcome of its COMMIT is unknown: %s", ended.claim.id, error)
                     return None
@@ -123,7 +130,7 @@ class AttemptTransaction:
 
     async def arollback(self) -> None:
         """Undo everything that the attempt has written in it."""
-        self.lost = self._connection.broken
+        self._note_break()
         await self._atake().__aexit__(psycopg.Rollback, psycopg.Rollback(), None)
 
     async def acommit(self, ended: Ended) -> bool | None:
@@ -135,6 +142,7 @@ class AttemptTransaction:
                 return False
             await self._atake().__aexit__(None, None, None)
         except BaseException as error:
+            self.error = error
             await self._adiscard(error)
             if connection_lost(error):
                 return await asyncio.to_thread(self._settled, ended)
@@ -144,9 +152,12 @@ class AttemptTransaction:
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _check_closed(self) -> None:
-        self.lost = False
         if self._connection is not None:
             raise RuntimeError("this attempt has a transaction already; one can be open at a time")
+
+    def _note_break(self) -> None:
+        if self._connection.broken:
+            self.error = ConnectionError("the connection of the attempt broke")
 
     def _take(self) -> ExitStack:
         stack, self._stack, self._connection, self._slot.session = self._stack, None, None, None
@@ -180,6 +191,6 @@ def _requeued() -> Iterator[None]:
     try:
         yield
     except (psycopg.Error, DatabaseUnavailable) as error:
-        if not connection_lost(error) and not (isinstance(error, psycopg.Error) and passes(error)):
+        if not transient(error):
             raise
         raise Reject(f"its transaction could not begin: {error}", requeue=True) from error

@@ -33,12 +33,12 @@ def claim_of(task: str, **fields: float) -> Claim:
 def test_a_board_tells_what_each_slot_has_begun_and_forgets_it() -> None:
     board = Board(3)
     assert board.begun() == []
-    board.begin(0, FIRST)
+    board.begin(0, FIRST, 3)
     limited = Begun(SECOND, 7, 2, True, 123.25, 0.5)
     board.begin_limited(2, limited)
-    assert board.begun() == [Begun(FIRST, 0, 0, False, 0.0, 0.0), limited]
+    assert board.begun() == [Begun(FIRST, 3, 0, False, 0.0, 0.0), limited]
     board.disarm(2)
-    board.begin(0, SECOND)
+    board.begin(0, SECOND, 1)
     assert [begun.deadline for begun in board.begun()] == [0.0, 0.0]
     assert [begun.job for begun in board.begun()] == [SECOND, SECOND]
     board.clear()
@@ -49,9 +49,9 @@ def test_a_board_remembers_what_is_not_to_be_repeated_beyond_its_slot() -> None:
     board = Board(1)
     jobs = [f"0192f5e2-0000-7000-8000-{number:012}" for number in range(3000)]
     for job in jobs:
-        board.begin(0, job)
-        board.begin_once(job)
-    assert set(board.begun_once()) == set(jobs[-2048:])
+        board.begin(0, job, 1)
+        board.begin_once(job, 1)
+    assert set(board.begun_once()) == {(job, 1) for job in jobs[-2048:]}
     assert [begun.job for begun in board.begun()] == jobs[-1:]
     board.clear()
     assert board.begun_once() == []
@@ -63,7 +63,7 @@ def test_a_board_is_read_by_the_other_process() -> None:
     pid = os.fork()
     if pid == 0:  # pragma: no cover
         heard = board.stop
-        board.begin(0, FIRST)
+        board.begin(0, FIRST, 1)
         board.waiting = board.suspects = True
         board.idle_since = 12.5
         board.parting = 0

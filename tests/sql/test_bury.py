@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import psycopg
@@ -55,6 +56,28 @@ def test_what_was_not_started_is_no_victim_of_a_poisonous_neighbour(queue: Queue
     queue.claim()
     assert queue.bury(started=[], max_crashes=1) == {prefetched: "PENDING"}
     assert len(queue.claim()) == 1
+
+
+def test_a_job_that_had_begun_in_an_earlier_attempt_has_not_begun_in_this_one(queue: Queue) -> None:
+    queue.register(at_most_once=["once"])
+    first, second = queue.add("once"), queue.add("once")
+    for claim in queue.claim():
+        assert queue.end(claim, "RETRY")
+    queue.claim()
+    found = queue.rows(
+        "select id::text, state from pgqueue.bury(%s, %s, %s::uuid[], 3, true, %s)",
+        queue.worker, json.dumps(LOST), [first, second], [1, 2],
+    )  # fmt: skip
+    assert {row["id"]: row["state"] for row in found} == {first: "PENDING", second: "FAILURE"}
+
+
+def test_a_worker_that_is_not_on_the_list_is_judged_by_what_the_others_say_of_their_tasks(
+    queue: Queue, other: Queue
+) -> None:
+    other.register(at_most_once=["once"])
+    once, often = queue.add("once"), queue.add("often")
+    queue.claim()
+    assert queue.bury() == {once: "FAILURE", often: "PENDING"}
 
 
 def test_a_job_that_kills_its_workers_ends_as_failure(queue: Queue) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,10 @@ def start(dsn: str, tmp_path: Path) -> Iterator[Start]:
     """Starts `pgqueue -A yard worker ...`; what still runs at the end is killed."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
+    def start(*arguments: str, prefix: Sequence[str] = (), **env: str) -> subprocess.Popen[str]:
         log = (tmp_path / f"worker{len(started)}.log").open("w")
         process = subprocess.Popen(
-            [sys.executable, "-m", "pgqueue", "-A", "yard", "worker", *arguments],
+            [*prefix, sys.executable, "-m", "pgqueue", "-A", "yard", "worker", *arguments],
             cwd=APPS,
             env={**os.environ, "PGQUEUE_DSN": dsn, **env},
             stdout=log,

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import PgQueue, State, TaskFailed, TimeLimitExceeded
+from pgqueue import PgQueue, State, TaskFailed, TimeLimitExceeded, WorkerLostError
 
 Start = Callable[..., subprocess.Popen[str]]
 Said = Callable[..., list[list[str]]]
@@ -176,3 +176,30 @@ def test_a_finished_attempt_has_no_limit_any_more(yard: PgQueue, start: Start) -
     assert worker.wait(30) == 0, log_of(worker)
     assert {result.state for result in results} == {State.SUCCESS}
     assert {after.get(timeout=0)} == {result.get(timeout=0) for result in results}
+
+
+def test_what_waits_in_a_process_that_meets_a_limit_has_not_begun(
+    yard: PgQueue, start: Start, said: Said, gate: Gate, conn: Connection
+) -> None:
+    late = yard.tasks["yard.sleep"].apply_async((60,), time_limit=1.0, priority=9)
+    held = [yard.tasks["yard.held_once"].delay(1) for _ in range(4)]
+    worker = start("-P", "threads", "-c", "2")
+    assert said()[0][1] == "1"
+    with pytest.raises(TimeLimitExceeded):
+        late.get(timeout=20)
+    gate()
+    ended = [result.get(timeout=20, propagate=False) for result in held]
+    assert [isinstance(value, WorkerLostError) for value in ended].count(True) == 1  # the one that ran beside it
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0, log_of(worker)
+
+
+def test_a_limit_that_is_met_during_a_stop_does_not_cancel_it(
+    yard: PgQueue, start: Start, conn: Connection, until: Until
+) -> None:
+    late = yard.tasks["yard.sleep"].apply_async((60,), time_limit=1.5)
+    worker = start("-P", "solo", "--grace", "20")
+    until("select count(*) = 1 from pgqueue.job where worker is not null")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(15) == 4, log_of(worker)
+    assert isinstance(late.result, TimeLimitExceeded)

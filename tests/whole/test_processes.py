@@ -91,6 +91,17 @@ def test_a_process_that_has_grown_too_large_is_replaced(yard: PgQueue, start: St
     assert len({result.get(timeout=0) for result in results}) == 3
 
 
+def test_what_is_left_of_max_jobs_outlives_the_replacement_of_a_solo_worker(
+    yard: PgQueue, start: Start, conn: Connection
+) -> None:
+    for number in range(10):
+        yard.tasks["yard.say"].delay(f"word-{number}")
+    worker = start("-P", "solo", "--max-tasks-per-child", "2", "--max-jobs", "6", PYTHONUNBUFFERED="")
+    assert worker.wait(40) == 0, log_of(worker)
+    assert conn.execute("select count(*), count(distinct worker) from pgqueue.result").fetchone() == (6, 3)
+    assert log_of(worker).count("word-") == 6  # nothing that was printed got lost
+
+
 # -- crashes ----------------------------------------------------------------------------------------------------
 
 
@@ -123,6 +134,70 @@ def test_a_suspect_is_run_although_there_is_always_other_work(
     until("select count(*) = 1 from pgqueue.result where state = 'FAILURE'")
     assert yard.database.run(yard.database.statements.backlog(["default"], []))[0] == (True, False)
     assert isinstance(poison.result, WorkerLostError)
+    assert end(worker) == 0, log_of(worker)
+
+
+def test_a_commit_that_breaks_its_connection_each_time_comes_to_an_end(
+    yard: PgQueue, start: Start, conn: Connection
+) -> None:
+    conn.execute("drop table if exists breaking_effect")
+    conn.execute("create table breaking_effect (amount int)")
+    conn.execute(
+        "create or replace function break() returns trigger language plpgsql as"
+        " $$ begin perform pg_terminate_backend(pg_backend_pid()); return null; end $$"
+    )
+    conn.execute(
+        "create constraint trigger breaking after insert on breaking_effect deferrable initially deferred"
+        " for each row execute function break()"
+    )
+    result = yard.tasks["yard.pay_and_break"].delay(1)
+    worker = start("-c", "1", "--burst")
+    assert worker.wait(60) == 0, log_of(worker)
+    assert result.state is State.FAILURE
+    assert conn.execute("select attempt, crashes from pgqueue.result").fetchall() == [(4, 3)]
+    assert conn.execute("select count(*) from breaking_effect").fetchone() == (0,)
+
+
+def test_a_failure_after_a_broken_transaction_is_the_tasks_own(yard: PgQueue, start: Start, conn: Connection) -> None:
+    conn.execute("create table if not exists breaking_effect (amount int)")
+    yard.tasks["yard.pay_and_break"].delay(1)
+    failed = [yard.tasks["yard.fail"].apply_async(("why",), priority=0) for _ in range(3)]
+    worker = start("-P", "solo", "--burst")
+    assert worker.wait(60) == 0, log_of(worker)
+    assert {result.state for result in failed} == {State.FAILURE}
+    rows = conn.execute("select attempt, crashes from pgqueue.result where task = 'yard.fail'").fetchall()
+    assert rows == [(1, 0)] * 3
+
+
+def test_a_job_that_is_locked_holds_up_no_other(
+    yard: PgQueue, start: Start, said: Said, gate: Gate, connect: Any, conn: Connection, until: Until
+) -> None:
+    held = yard.tasks["yard.held"].delay(1)
+    worker = start("-P", "threads", "-c", "4")
+    said()
+    other = connect(autocommit=False)
+    other.execute("select pgqueue.revoke(%s)", [held.id])
+    gate()
+    until("select true from pg_stat_activity where wait_event_type = 'Lock'")
+    results = [yard.tasks["yard.add"].delay(n, n) for n in range(20)]
+    assert [result.get(timeout=15) for result in results] == [2 * n for n in range(20)]
+    assert held.state is State.STARTED
+    other.rollback()
+    assert held.get(timeout=30) == 1
+    assert end(worker) == 0, log_of(worker)
+
+
+def test_suspects_that_nobody_knows_do_not_start_a_process_every_second(
+    yard: PgQueue, start: Start, conn: Connection, until: Until
+) -> None:
+    conn.execute("select pgqueue.enqueue('nobody.knows')")
+    conn.execute("update pgqueue.job set crashes = 1")
+    worker = start("-P", "threads", "-c", "2", "-l", "debug")
+    until("select attempt >= 2 from pgqueue.job", timeout=30)
+    yard.tasks["yard.asleep"].delay(3).get(timeout=20)
+    row = conn.execute("select attempt from pgqueue.job").fetchone()
+    assert row is not None
+    assert row[0] <= 4
     assert end(worker) == 0, log_of(worker)
 
 

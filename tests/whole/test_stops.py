@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -93,8 +94,6 @@ def test_a_task_acknowledged_by_its_claim_is_not_run_again_after_a_cold_stop(
 
 
 def test_a_whole_process_group_may_be_told_and_counts_once(yard: PgQueue, start: Start, said: Said, gate: Gate) -> None:
-    import os
-
     result = yard.tasks["yard.held"].delay(1)
     worker = start("-c", "2")
     said()
@@ -110,3 +109,24 @@ def _await(worker: subprocess.Popen[str], words: str) -> None:
     while words not in log_of(worker):
         assert time.monotonic() < deadline, log_of(worker)
         time.sleep(0.02)  # a file announces nothing
+
+
+def test_a_clean_up_that_fails_does_not_make_a_failure_of_an_interruption(
+    yard: PgQueue, start: Start, said: Said, gate: Gate, conn: Connection
+) -> None:
+    yard.tasks["yard.shrug"].delay(1)
+    worker = start("-P", "solo", "--grace", "1")
+    said()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 4, log_of(worker)
+    assert jobs(conn) == WAITING
+
+
+@pytest.mark.parametrize("pool", ["solo", "prefork"])
+def test_a_worker_under_nohup_goes_on_when_its_terminal_closes(yard: PgQueue, start: Start, pool: str) -> None:
+    worker = start("-P", pool, "-c", "1", prefix=["nohup"])
+    yard.tasks["yard.add"].delay(1, 1).get(timeout=20)
+    os.killpg(worker.pid, signal.SIGHUP)
+    assert yard.tasks["yard.add"].delay(1, 1).get(timeout=20) == 2
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 0, log_of(worker)

@@ -3,13 +3,13 @@
 --   FAILURE   it had been started and may not be again: acks_late=False, reject_on_worker_lost=False, or it has been
 --             repeated after p_max_crashes crashes.
 --   REVOKED   it was revoked while it ran.
--- p_started names the jobs whose attempt had begun; NULL: not known, so all may have. p_error tells how the worker
+-- p_started names the jobs whose attempt had begun, p_attempts the number of each; NULL: not known, so all may have. p_error tells how the worker
 -- died; p_counts = false says that it was stopped, which is no crash. Jobs that a transactional task holds at this moment
 -- are passed over and found by the next call.
 --   select * from pgqueue.bury('<worker>', '{"type": "WorkerLostError", "module": "pgqueue.errors", "message": "SIGKILL"}');
 create or replace function pgqueue.bury(
     p_worker uuid, p_error json, p_started uuid[] default null, p_max_crashes integer default 3,
-    p_counts boolean default true
+    p_counts boolean default true, p_attempts integer[] default null
 ) returns table (id uuid, task text, state text)
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -24,10 +24,17 @@ begin
         perform set_config('synchronous_commit', 'on', true);
     end if;
     select w.at_most_once, w.fail_if_lost into v_once, v_fail from pgqueue.worker w where w.id = p_worker for update;
+    if not found then  -- see orphans: what other workers say of their tasks is the best that is known
+        select array_agg(distinct o.task), array_agg(distinct f.task) into v_once, v_fail
+          from pgqueue.worker w
+          left join lateral unnest(w.at_most_once) o (task) on true
+          left join lateral unnest(w.fail_if_lost) f (task) on true;
+    end if;
 
     return query
     with held as materialized (
-        select j.id, j.task, j.queue, j.crashes, j.revoked, p_started is null or j.id = any(p_started) as started
+        select j.id, j.task, j.queue, j.crashes, j.revoked, p_started is null or case when p_attempts is null then j.id = any(p_started)
+                    else (j.id, j.attempt) in (select * from unnest(p_started, p_attempts)) end as started
           from pgqueue.job j
          where j.worker = p_worker
          order by j.id

@@ -48,7 +48,7 @@ begin
          where j.crashes > 0 and j.eta <= v_now and j.worker is null
            -- An expression, so that no plan walks the whole line for it: only job_suspect is left.
            and j.queue || '' = any(p_queues) and j.task <> all(p_exclude)
-         order by array_position(p_queues, j.queue), j.priority desc, j.eta
+         order by j.eta  -- as the index has them: after a power failure there may be many
          limit 1
            for update skip locked;
     end if;

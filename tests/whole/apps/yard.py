@@ -336,3 +336,24 @@ def exhaust(cgroup: str) -> None:
     """Take more memory than a control group of the system allows, alone in it."""
     (Path(cgroup) / "cgroup.procs").write_text(str(os.getpid()))
     keep.append(b"x" * 2**29)
+
+
+@app.task
+def shrug(gate: int) -> None:
+    """What a clean-up makes of an interruption is not what the attempt comes to."""
+    tell("started")
+    try:
+        wait_at(gate)
+    except BaseException as error:
+        raise RuntimeError("the clean-up failed") from error
+
+
+@app.task(transactional=True)
+def pay_and_break(connection: psycopg.Connection[Any], amount: int) -> None:
+    # A deferred trigger of the test ends the session in its COMMIT.
+    connection.execute("insert into breaking_effect (amount) values (%s)", [amount])
+
+
+@app.task
+def say(word: str) -> None:
+    print(word)

@@ -26,7 +26,7 @@ PRUNE_BATCH = 1000
 #: Seconds that a duty is taken for; whoever has it renews it, and others take over when it does not.
 _DUTY_SECONDS = 2.0
 #: Seconds between two looks of a worker without the duty, to know its neighbours.
-_LOOK_SECONDS = 10.0
+_LOOK_SECONDS = 5.0
 
 
 #: How a job ends whose worker stopped while it ran, if it may not run again.

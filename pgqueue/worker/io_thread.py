@@ -18,12 +18,12 @@ from typing import Any
 import psycopg
 
 from pgqueue.app import PgQueue
-from pgqueue.database import connection_lost, passes, run, run_together, transient
+from pgqueue.database import run, transient
 from pgqueue.errors import DatabaseUnavailable, LeaseLost, PgQueueError, WorkerShutdown
 from pgqueue.statements import Ended, Statement
-from pgqueue.tracer import report
 from pgqueue.types import Claim, Failed, Ignored, Released
 from pgqueue.worker import journal
+from pgqueue.worker.acks import Acks
 from pgqueue.worker.board import (
     EXIT_CUT_OFF,
     EXIT_FAILED,
@@ -44,9 +44,7 @@ from pgqueue.worker.pace import (
     ACK_WAIT,
     BACKLOG_SECONDS,
     BUSY_AFTER,
-    LARGEST_ACK,
     LARGEST_CLAIM,
-    LATER,
     SOFT,
     STALLED,
     Demand,
@@ -103,8 +101,7 @@ class IOThread(threading.Thread):
         self._cut_off: list[Claim] = []
 
         self._ended: deque[tuple[Ended, bool | None]] = deque()  # from the slots
-        self._outcomes: list[Ended] = []  # to be acknowledged
-        self._later: list[tuple[float, float, Ended]] = []  # when, after which pause: what could not be acknowledged
+        self._acks = Acks(self._statements, identity.id, self._drop)
         self._held: dict[str, Claim] = {}  # claimed and neither acknowledged nor handed back
         self._unknown: list[str] = []  # task names that this program does not have
         self._stop_at: float | None = None
@@ -230,9 +227,9 @@ class IOThread(threading.Thread):
             self._hand_back(now)
             if now >= self._interrupt_at:
                 self._interrupt()
-            self._finish_later(connection, now)
+            self._acks.finish_later(connection, now, hurry=self._is_ending)
             wanted = self._wanted(now)
-            if self._outcomes or wanted:
+            if self._acks.waiting or wanted:
                 self._exchange(connection, wanted)
             self._rest(connection, now)
             if self._finished(now):
@@ -247,23 +244,22 @@ class IOThread(threading.Thread):
             runtimes.append(ended.runtime)
             self._tasks_ended += 1
             if isinstance(ended.outcome, Released):
-                ended = self._interrupted(ended)
+                ended = self._interrupted(ended, ended.outcome)
             if acked is None:
-                self._outcomes.append(ended)
+                self._acks.waiting.append(ended)
             else:
                 self._drop(ended.claim)
                 journal.tell(ended, acked)
         self._demand.ended(runtimes)
         return bool(runtimes)
 
-    def _interrupted(self, ended: Ended) -> Ended:
+    def _interrupted(self, ended: Ended, released: Released) -> Ended:
         """Return what an attempt comes to that was interrupted: it goes back, unless its claim has acknowledged it."""
-        if self._stop_at is not None and isinstance(ended.outcome, Released) and ended.outcome.crash is None:
+        if self._stop_at is not None and released.crash is None:
             self.exit_code = EXIT_CUT_OFF
         if self._app.tasks[ended.claim.task].options.acks_late:
             return ended
-        crash = ended.outcome.crash if isinstance(ended.outcome, Released) else None
-        return replace(ended, outcome=Failed(crash or STOPPED))
+        return replace(ended, outcome=Failed(released.crash or STOPPED))
 
     def _hand_back(self, now: float) -> None:
         """Take from the buffer what has waited for a slot too long, or everything when stopping."""
@@ -271,7 +267,7 @@ class IOThread(threading.Thread):
         if unstarted != self._unstarted or unstarted == 0:
             self._unstarted, self._progress_at = unstarted, now
         if unstarted and (self._is_ending or self._make_room or now - self._progress_at > STALLED):
-            self._outcomes += map(self._untried, self._buffer.drain())
+            self._acks.waiting += map(self._untried, self._buffer.drain())
             self._unstarted = 0
             self._demand.stuck()
 
@@ -282,7 +278,7 @@ class IOThread(threading.Thread):
 
     @property
     def _running(self) -> int:
-        waiting = len(self._buffer) + len(self._outcomes) + len(self._later) + len(self._ended)
+        waiting = len(self._buffer) + len(self._acks) + len(self._ended)
         return len(self._held) - waiting
 
     @property
@@ -316,86 +312,26 @@ class IOThread(threading.Thread):
             wanted = self._quota.take(wanted)
         claimed: list[Claim] = []
         try:
-            claimed = self._finish_and_claim(connection, wanted)
+            claimed = self._acks.finish(connection, self._claim(wanted) if wanted else None)
         finally:
             if self._quota is not None:
                 self._quota.take(len(claimed) - wanted)
         if wanted:
             self._claimed(claimed)
 
-    def _finish_and_claim(self, connection: Connection, wanted: int) -> list[Claim]:
-        ending = self._outcomes[:LARGEST_ACK]
-        if not ending:
-            return run(connection, self._claim(wanted, 0, relaxed=not self._careful)) if wanted else []
-        statements: list[Statement[Any]] = [self._statements.finish(self._identity.id, ending)]
-        if wanted:
-            statements.append(self._claim(wanted, len(ending), relaxed=False))
-        try:
-            refused, *claimed = run_together(connection, *statements)
-        except psycopg.Error as error:
-            if connection_lost(error):
-                raise
-            self._finish_singly(connection, ending)
-            return []
-        self._acknowledged(ending, refused)
-        return claimed[0] if claimed else []
-
-    def _claim(self, wanted: int, ending: int, *, relaxed: bool) -> Statement[Claim]:
+    def _claim(self, wanted: int) -> Statement[Claim]:
         self._demand.looking()
-        options = self._options
+        options, ending = self._options, len(self._acks.batch)
         return self._statements.claim(
             self._identity.id,
             options.queues,
             0 if options.suspects_only else wanted,
             self._unknown,
-            relaxed=relaxed,
+            relaxed=not ending and not self._careful,
             # Suspects run alone, so nothing else may be held: what ends in the same transaction is not. A process of
             # many slots is never empty for long: others are started for them.
             alone=options.slots == 1 and len(self._held) <= ending,
         )
-
-    def _finish_singly(self, connection: Connection, ending: list[Ended]) -> None:
-        """Acknowledge the outcomes of a batch that failed one by one, so that a bad one does not hold up the others."""
-        for ended in ending:
-            try:
-                refused = run(connection, self._statements.finish(self._identity.id, [ended]))
-            except psycopg.Error as error:
-                if connection_lost(error):
-                    raise
-                if passes(error):  # somebody holds the row, the disk is full
-                    logger.warning("job %s: its outcome cannot be stored yet: %s", ended.claim.id, error)
-                    self._outcomes.remove(ended)
-                    self._later.append((time.monotonic() + LATER, LATER, ended))
-                    continue
-                logger.error("job %s: its outcome cannot be stored: %s", ended.claim.id, error)
-                at = self._outcomes.index(ended)
-                self._outcomes[at] = ended = replace(ended, outcome=Failed(report(error)))
-                refused = run(connection, self._statements.finish(self._identity.id, [ended]))
-            self._acknowledged([ended], refused)
-
-    def _finish_later(self, connection: Connection, now: float) -> None:
-        """Try again to store what could not be stored, one at a time and ever more rarely: each may take seconds."""
-        for entry in self._later:
-            at, pause, ended = entry
-            if at > now and not self._is_ending:
-                continue
-            self._later.remove(entry)
-            try:
-                refused = run(connection, self._statements.finish(self._identity.id, [ended]))
-            except psycopg.Error as error:
-                self._later.append((time.monotonic() + 2 * pause, 2 * pause, ended))
-                if not passes(error):
-                    raise
-                return
-            self._acknowledged([ended], refused)
-            return
-
-    def _acknowledged(self, ending: list[Ended], refused: list[str]) -> None:
-        gone = set(map(id, ending))
-        self._outcomes = [ended for ended in self._outcomes if id(ended) not in gone]
-        for ended in ending:
-            self._drop(ended.claim)
-            journal.tell(ended, ended.claim.id not in refused)
 
     def _drop(self, claim: Claim) -> None:
         """Forget a claim, unless this worker has claimed the same job again meanwhile."""
@@ -411,7 +347,7 @@ class IOThread(threading.Thread):
         for claim in claims:
             self._held[claim.id] = claim
             if claim.succeeded:
-                self._outcomes.append(Ended(claim, Ignored(), keep=False))
+                self._acks.waiting.append(Ended(claim, Ignored(), keep=False))
             elif claim.task in self._app.tasks:
                 known.append(claim)
             else:
@@ -423,7 +359,7 @@ class IOThread(threading.Thread):
 
     def _leave_to_others(self, claim: Claim) -> None:
         """Hand back a job whose task this program does not have; from now on claims leave such jobs where they are."""
-        self._outcomes.append(self._untried(claim))
+        self._acks.waiting.append(self._untried(claim))
         if claim.task not in self._unknown:
             self._unknown.append(claim.task)
             logger.warning(
@@ -510,17 +446,17 @@ class IOThread(threading.Thread):
         late = [slot for slot in self._slots if slot.hard_at <= now and slot.condemn(now)]
         if not late:
             return
-        self._outcomes += map(self._untried, self._buffer.drain())
+        self._acks.waiting += map(self._untried, self._buffer.drain())
         for slot in late:
             assert slot.claim is not None
             if slot.session is not None:  # its open transaction locks the row
                 run(connection, self._statements.end_sessions(self._identity.id, SOFT, slot.session))
             repeats = not self._app.tasks[slot.claim.task].options.acks_on_failure_or_timeout
             outcome = overdue(slot.limit, slot.claim.crashes, self._app.settings.max_crashes, repeats=repeats)
-            if not any(ended.claim is slot.claim for ended in self._outcomes):  # from before the connection broke
-                self._outcomes.append(Ended(slot.claim, outcome, slot.limit))
+            if not any(ended.claim is slot.claim for ended in self._acks.waiting):  # from before the connection broke
+                self._acks.waiting.append(Ended(slot.claim, outcome, slot.limit))
         self._collect()
-        while self._outcomes:
+        while self._acks.waiting:
             self._exchange(connection, 0)
         self._cut_off = list(self._held.values())
         self.exit_code = EXIT_LIMIT if self._stop_at is None else EXIT_CUT_OFF
@@ -547,7 +483,7 @@ class IOThread(threading.Thread):
             return True
         if self._out_of_time() and not self._at_rest():
             # Leaving hands them back, but for those whose transaction is open: that ends with this process.
-            waiting = {ended.claim.id for ended in self._outcomes if isinstance(ended.outcome, Released)}
+            waiting = {ended.claim.id for ended in self._acks.waiting if isinstance(ended.outcome, Released)}
             self._cut_off = [claim for id_, claim in self._held.items() if id_ not in waiting]
             self.exit_code = EXIT_CUT_OFF
             return True

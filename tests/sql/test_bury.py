@@ -331,8 +331,9 @@ def test_only_the_session_that_is_named_is_ended_and_none_after_its_transaction(
 
 
 def test_the_session_of_another_role_is_left_alone_and_its_job_waits_for_it(
-    queue: Queue, other: Queue, watcher: Queue
+    own_dsn: str, open_queue: OpenQueue
 ) -> None:
+    queue, other, watcher = (open_queue(own_dsn) for _ in range(3))
     job = queue.add()
     (claim,) = other.claim()
     watcher.rows("drop role if exists pgqueue_stranger")

@@ -19,8 +19,9 @@ Until = Callable[..., Any]
 Gate = Callable[[], None]
 Connection = psycopg.Connection[Any]
 
-POOLS = [("prefork", "1"), ("solo", "1"), ("threads", "2"), ("asyncio", "2")]
-FORKING = [("prefork", "1"), ("threads", "2"), ("asyncio", "2")]
+OTHERS = [pytest.param(pool, "2", marks=pytest.mark.slow) for pool in ("threads", "asyncio")]
+FORKING = [("prefork", "1"), *OTHERS]
+POOLS = [*FORKING, pytest.param("solo", "1", marks=pytest.mark.slow)]
 
 
 def log_of(process: subprocess.Popen[str]) -> str:

@@ -37,6 +37,9 @@ from pgqueue import DatabaseUnavailable, PgQueue, State
 from pgqueue.database import sessions
 from pgqueue.embedded import Embedded
 
+# Minutes in all, since most of it is waiting for what is to come back.
+pytestmark = pytest.mark.slow
+
 QUICK = {"PGQUEUE_BEAT_INTERVAL": "0.5", "PGQUEUE_DEAD_AFTER": "4", "PGQUEUE_POLL_INTERVAL": "0.2"}
 ALL_DONE = "select not exists (select from pgqueue.job)"
 
@@ -120,7 +123,6 @@ def kill_a_backend(server: Embedded) -> None:
     until(lambda: ask(server.dsn, "select true"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", [restart, crash, kill_a_backend])
 def test_a_server_that_restarts_under_load_costs_no_job_and_makes_none_twice(
     harbour: Harbour, server: Embedded, fault: Any
@@ -140,7 +142,6 @@ def test_a_server_that_restarts_under_load_costs_no_job_and_makes_none_twice(
     check_effects(server.dsn, producer)
 
 
-@pytest.mark.slow
 def test_an_outage_longer_than_a_worker_may_be_silent_is_no_death(harbour: Harbour, server: Embedded) -> None:
     handles = [harbour.task("held").delay(n) for n in range(2)]
     harbour.start("-P", "threads", "-c", "2", **{**QUICK, "PGQUEUE_DEAD_AFTER": "2"})
@@ -235,7 +236,6 @@ def test_a_worker_comes_back_when_a_full_server_has_room_again(harbour: Harbour,
     assert harbour.task("add").delay(1, 2).get(timeout=30) == 3
 
 
-@pytest.mark.slow
 def test_sessions_that_are_ended_twice_a_second_cost_no_job_and_make_none_twice(
     harbour: Harbour, server: Embedded
 ) -> None:
@@ -350,7 +350,6 @@ def test_what_a_role_sets_holds_for_the_statements_of_the_user(server: Embedded)
 # -- silent -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_worker_does_not_wait_for_ever_for_an_answer(harbour: Harbour, server: Embedded) -> None:
     with proxy_to(over_tcp(server)) as proxy:
         harbour.start("-P", "solo", dsn=proxy.dsn, **QUICK, PGQUEUE_STATEMENT_TIMEOUT="1")
@@ -439,7 +438,6 @@ def test_a_transaction_on_a_demoted_leader_leaves_no_such_connection_behind(serv
     app.close()
 
 
-@pytest.mark.slow
 def test_a_failover_costs_no_job_and_makes_none_twice(server: Embedded, tmp_path: Path) -> None:
     """Synchronous replication, two hosts in the DSN; the first ends without a goodbye, the second is promoted."""
     directory = new_folder()

@@ -20,6 +20,9 @@ from psycopg.conninfo import conninfo_to_dict
 from pgqueue import PgQueue, ResultTimeout
 from pgqueue.embedded import Embedded
 
+# Minutes in all, since most of it is waiting for what is to come back.
+pytestmark = pytest.mark.slow
+
 QUICK = {"PGQUEUE_BEAT_INTERVAL": "0.5", "PGQUEUE_DEAD_AFTER": "4", "PGQUEUE_POLL_INTERVAL": "0.2"}
 ALL_DONE = "select not exists (select from pgqueue.job)"
 NOBODY = 65534
@@ -191,7 +194,6 @@ def test_waiting_for_a_result_leaves_no_listen_on_a_session_of_the_pooler(
     waiting.close()
 
 
-@pytest.mark.slow
 def test_the_jobs_of_a_killed_worker_are_taken_over_by_beats(harbour: Harbour, direct: str) -> None:
     handle = harbour.task("held").delay(1)
     first = harbour.start("-P", "solo", **QUICK)
@@ -221,7 +223,6 @@ def test_a_running_task_ends_before_a_warm_stop_through_a_pooler(harbour: Harbou
     assert handle.get(timeout=5) == 1
 
 
-@pytest.mark.slow
 def test_a_pooler_that_restarts_under_load_costs_no_job_and_makes_none_twice(
     harbour: Harbour, bouncer: Bouncer, direct: str
 ) -> None:

@@ -73,7 +73,7 @@ def test_max_jobs_ends_the_worker_after_so_many(yard: PgQueue, start: Start, con
 # -- replaced ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.slow), "solo"])
 def test_a_process_is_replaced_after_so_many_tasks(yard: PgQueue, start: Start, pool: str, conn: Connection) -> None:
     results = [yard.tasks["yard.sleep"].delay(0) for _ in range(9)]
     worker = start("-P", pool, "-c", "1", "--max-tasks-per-child", "3", "--burst")
@@ -105,7 +105,10 @@ def test_what_is_left_of_max_jobs_outlives_the_replacement_of_a_solo_worker(
 # -- crashes ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("pool", "concurrency"), [("prefork", "1"), ("threads", "8"), ("asyncio", "8")])
+@pytest.mark.parametrize(
+    ("pool", "concurrency"),
+    [("prefork", "1"), ("threads", "8"), pytest.param("asyncio", "8", marks=pytest.mark.slow)],
+)
 def test_poison_starts_as_often_as_it_may_and_takes_no_innocent_job_with_it(
     yard: PgQueue, start: Start, said: Said, conn: Connection, pool: str, concurrency: str
 ) -> None:
@@ -123,6 +126,7 @@ def test_poison_starts_as_often_as_it_may_and_takes_no_innocent_job_with_it(
     assert conn.execute("select count(*) from pgqueue.job").fetchone() == (0,)
 
 
+@pytest.mark.slow
 def test_a_suspect_is_run_although_there_is_always_other_work(
     yard: PgQueue, start: Start, said: Said, until: Until
 ) -> None:
@@ -158,6 +162,7 @@ def test_a_commit_that_breaks_its_connection_each_time_comes_to_an_end(
     assert conn.execute("select count(*) from breaking_effect").fetchone() == (0,)
 
 
+@pytest.mark.slow
 def test_a_failure_after_a_broken_transaction_is_the_tasks_own(yard: PgQueue, start: Start, conn: Connection) -> None:
     conn.execute("create table if not exists breaking_effect (amount int)")
     yard.tasks["yard.pay_and_break"].delay(1)
@@ -169,6 +174,7 @@ def test_a_failure_after_a_broken_transaction_is_the_tasks_own(yard: PgQueue, st
     assert rows == [(1, 0)] * 3
 
 
+@pytest.mark.slow
 def test_a_job_that_is_locked_holds_up_no_other(
     yard: PgQueue, start: Start, said: Said, gate: Gate, connect: Any, conn: Connection, until: Until
 ) -> None:
@@ -187,6 +193,7 @@ def test_a_job_that_is_locked_holds_up_no_other(
     assert end(worker) == 0, log_of(worker)
 
 
+@pytest.mark.slow
 def test_suspects_that_nobody_knows_do_not_start_a_process_every_second(
     yard: PgQueue, start: Start, conn: Connection, until: Until
 ) -> None:
@@ -201,7 +208,7 @@ def test_suspects_that_nobody_knows_do_not_start_a_process_every_second(
     assert end(worker) == 0, log_of(worker)
 
 
-@pytest.mark.parametrize("code", [0, 3, 4, 5])
+@pytest.mark.parametrize("code", [0, *(pytest.param(code, marks=pytest.mark.slow) for code in (3, 4, 5))])
 def test_a_task_that_leaves_the_process_has_crashed_whatever_code_it_leaves(
     yard: PgQueue, start: Start, said: Said, code: int
 ) -> None:
@@ -257,6 +264,7 @@ def test_a_process_that_the_system_kills_for_its_memory_is_said_to_have_been(
 # -- the user's world -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_signals_tell_of_the_life_of_worker_and_processes(yard: PgQueue, start: Start, tmp_path: Path) -> None:
     written = tmp_path / "signals"
     worker = start("-c", "1", "--max-tasks-per-child", "1", YARD_SIGNALS=str(written))

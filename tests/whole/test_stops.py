@@ -20,7 +20,11 @@ Until = Callable[..., Any]
 Gate = Callable[[], None]
 Connection = psycopg.Connection[Any]
 
-POOLS = [("prefork", "1"), ("solo", "1"), ("asyncio", "2")]
+POOLS = [
+    ("prefork", "1"),
+    pytest.param("solo", "1", marks=pytest.mark.slow),
+    pytest.param("asyncio", "2", marks=pytest.mark.slow),
+]
 WAITING = [(None, 0, 0)]
 
 

@@ -183,6 +183,7 @@ class Supervisor:
             logger.info("%s stop: running tasks have %g s to end", how.name.lower(), left)
             self._stop, self._stop_at = how, min(self._stop_at, now + left + _MARGIN)
             self._restarts.clear()
+            self._unreachable, self._retry_at = False, 0.0  # one more try
             for child in self._children.values():
                 self._tell(child, how)
             tell_stop(self._app, how, number)

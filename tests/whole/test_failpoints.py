@@ -456,6 +456,8 @@ class Play:
             if state not in self.ends[job] and (state is not None or self.ends[job]):
                 if spared and pays and state == "FAILURE":
                     spared -= 1
+                elif task == "stuck" and state == "SUCCESS" and self.scenario.action in ("fail", "kill"):
+                    pass  # its supervisor died before it could end it, and the signal of that death ended its sleep
                 else:
                     wrong.append(f"{said}: it had to be {' or '.join(self.ends[job]) or 'nothing'}")
             if effects[job] != (pays and state == "SUCCESS"):

@@ -65,7 +65,7 @@ comment on column pgqueue.job.root_id is 'The job with which its workflow began.
 comment on column pgqueue.job.parent_id is 'The job whose task enqueued it. NULL: enqueued from outside.';
 comment on column pgqueue.job.attempt is 'How many times it has been claimed; with the worker the fence that an acknowledgement must match.';
 comment on column pgqueue.job.retries is 'How many repeats the task has asked for.';
-comment on column pgqueue.job.crashes is 'How many attempts ended because the worker died, since the last that ended by itself. Above 0 it is claimed alone.';
+comment on column pgqueue.job.crashes is 'How many attempts ended because the worker died. Above 0 it is claimed alone.';
 comment on column pgqueue.job.priority is '0 to 9; 9 runs first. Default 5.';
 comment on column pgqueue.job.revoked is 'Revoked while it was running: the attempt may finish, another one will not start.';
 comment on column pgqueue.job.ignore_result is 'Keep no result row. NULL: as the task says.';

@@ -257,11 +257,12 @@ def test_two_who_want_a_suspect_get_two(queue: Queue, other: Queue) -> None:
     assert {one["id"], two["id"]} == {first, second}
 
 
-def test_a_suspect_that_ends_its_attempt_is_none_any_more(queue: Queue) -> None:
+def test_a_suspect_that_is_retried_stays_one(queue: Queue) -> None:
     job = _suspect(queue)
     (claim,) = queue.claim(alone=True)
     queue.finish({**claim, "state": "RETRY", "countdown": 0})
-    assert [claim["id"] for claim in queue.claim(alone=False)] == [job]
+    assert queue.claim(alone=False) == []
+    assert [(claim["id"], claim["crashes"]) for claim in queue.claim(alone=True)] == [(job, 1)]
 
 
 def test_a_release_may_count_a_crash(queue: Queue) -> None:

@@ -529,7 +529,7 @@ class Machine(RuleBasedStateMachine):
         if state in BACK and not row.revoked:
             eta = call.at + outcome["countdown"] * 1000
             if state == "RETRY":
-                back = row.back(call.at, eta=eta, retries=row.retries + 1, crashes=0)
+                back = row.back(call.at, eta=eta, retries=row.retries + 1)
             else:
                 back = row.back(call.at, eta=eta, crashes=row.crashes + outcome.get("crashed", False))
             self.put(call, attempt.job, back)
@@ -543,7 +543,7 @@ class Machine(RuleBasedStateMachine):
             found = next((r for r in self.found["results"] if r["id"] == attempt.job), None)
             if found is not None and found["worker"] is None:
                 row = replace(row, worker=None, retries=row.retries + (state == "RETRY"))
-                row = replace(row, crashes=0 if state == "RETRY" else row.crashes + outcome.get("crashed", False))
+                row = replace(row, crashes=row.crashes + outcome.get("crashed", False))
         if outcome.get("keep", True):
             self.store(call, attempt.job, Result(ended, row.worker, row.attempt, row.retries, row.crashes, call.at))
 

@@ -438,6 +438,13 @@ def test_a_transaction_on_a_demoted_leader_leaves_no_such_connection_behind(serv
     app.close()
 
 
+def alone_again(server: Embedded) -> None:
+    """Have no commit of this server wait for a standby any more, and end it."""
+    with psycopg.connect(server.start().dsn, autocommit=True) as connection:
+        connection.execute("alter system reset synchronous_standby_names")
+    server.stop()
+
+
 def test_a_failover_costs_no_job_and_makes_none_twice(server: Embedded, tmp_path: Path) -> None:
     """Synchronous replication, two hosts in the DSN; the first ends without a goodbye, the second is promoted."""
     directory = new_folder()
@@ -451,7 +458,7 @@ def test_a_failover_costs_no_job_and_makes_none_twice(server: Embedded, tmp_path
     standby = Embedded(directory, bindir=bindir())
     stack = ExitStack()
     stack.callback(shutil.rmtree, directory, True)
-    stack.callback(server.stop)
+    stack.callback(alone_again, server)
     stack.callback(standby.stop)
     with stack:
         standby.start()

@@ -84,9 +84,7 @@ begin
             update pgqueue.job j
                set worker = null, claimed_at = null, eta = v_eta,
                    retries = j.retries + (v_again.state = 'RETRY')::integer,
-                   -- An attempt that has come to its end shows that the job kills nobody.
-                   crashes = case when v_again.state = 'RETRY' then 0
-                                  else j.crashes + coalesce(v_again.crashed, false)::integer end,
+                   crashes = j.crashes + coalesce(v_again.crashed, false)::integer,
                    error = coalesce(v_again.error, j.error), args = coalesce(v_again.args, j.args),
                    kwargs = coalesce(v_again.kwargs, j.kwargs), queue = coalesce(v_again.queue, j.queue),
                    priority = coalesce(v_again.priority, j.priority), expires = coalesce(v_again.expires, j.expires)

@@ -127,8 +127,7 @@ _CALLS = {
     "listed": "select exists (select from pgqueue.worker w where w.id = $1::text::uuid)",
     "disown": "select id::text from pgqueue.disown($1::text::uuid, $2::text[]::uuid[]) as id",
     "surroundings": """
-        select pg_backend_pid(),
-               exists (select from pg_extension where extname = 'citus') or version() not like 'PostgreSQL%'
+        select exists (select from pg_extension where extname = 'citus') or version() not like 'PostgreSQL%'
         """,
     "session": """
         select pg_backend_pid() = coalesce($1::bigint, pg_backend_pid()),
@@ -258,9 +257,9 @@ class Statements:
     def take_lock(self, worker: str) -> Statement[bool]:
         return self._make("take_lock", (worker,), _first)
 
-    def surroundings(self) -> Statement[tuple[int, bool]]:
-        """The backend's own pid, and whether this is something else than plain PostgreSQL."""
-        return self._make("surroundings", (), lambda row: (row[0], row[1]))
+    def surroundings(self) -> Statement[bool]:
+        """Whether this is something else than plain PostgreSQL."""
+        return self._make("surroundings", (), _first)
 
     def session(self, pid: int | None, settings: Mapping[str, str]) -> Statement[bool]:
         """Set this on the session, and answer whether it is the one of that process id; if not, nothing is set."""

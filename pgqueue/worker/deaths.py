@@ -15,11 +15,9 @@ from pgqueue.database import run
 from pgqueue.statements import Ended
 from pgqueue.types import Claim, ErrorReport, Failed, Outcome, Released
 from pgqueue.worker.board import Begun
+from pgqueue.worker.pace import SESSION_END
 
 logger = logging.getLogger("pgqueue.worker")
-
-#: Seconds to wait for a session of a dead worker to end.
-_PATIENCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ def bury(connection: psycopg.Connection[Any], app: PgQueue, death: Death) -> boo
     Not yet, if a transaction of the dead worker still locks a job: the server ends it when it notices.
     """
     statements, limit = app.database.statements, app.settings.max_crashes
-    run(connection, statements.end_sessions(death.worker, _PATIENCE))
+    run(connection, statements.end_sessions(death.worker, SESSION_END))
     if death.overdue:
         run(connection, statements.finish(death.worker, [_ended(begun, limit) for begun in death.overdue]))
     message = f"worker process {death.pid} died: {death.cause}"

@@ -15,6 +15,7 @@ from pgqueue.statements import Observed
 from pgqueue.types import ErrorReport
 from pgqueue.worker.liveness import Identity, Neighbours, Watch
 from pgqueue.worker.options import WorkerOptions
+from pgqueue.worker.pace import SESSION_END
 
 logger = logging.getLogger("pgqueue.worker")
 
@@ -28,13 +29,8 @@ _DUTY_SECONDS = 2.0
 #: Seconds between two looks of a worker without the duty, to know its neighbours.
 _LOOK_SECONDS = 5.0
 
-
 #: How a job ends whose worker stopped while it ran, if it may not run again.
 STOPPED = ErrorReport("WorkerLostError", "pgqueue.errors", "the worker stopped before the task had ended")
-
-
-#: Seconds to wait for a session of a dead worker to end.
-_PATIENCE = 2.0
 
 
 class Presence:
@@ -90,7 +86,7 @@ class Presence:
         Behind a pooler the session is not ours, and on Citus every node grants the same lock.
         """
         connection = self._app.database.connect("alive")
-        _, distributed = run(connection, self._statements.surroundings())[0]
+        (distributed,) = run(connection, self._statements.surroundings())
         self.real_sessions = connection.real and not distributed
         if self.real_sessions:
             if run(connection, self._statements.take_lock(self._identity.id))[0]:
@@ -161,13 +157,9 @@ class Rounds:
         boot = None if on_duty else self._identity.boot
         others = run(connection, self._statements.observe(self._identity.id, boot))
         self.neighbours.keep(others)
-        dead = [
-            (other, evidence)
-            for other, evidence in self._watch.look(others, now)
-            if on_duty or evidence.startswith("process")
-        ]
-        for other, evidence in dead:
-            self._bury(connection, other, evidence)
+        dead = [verdict for verdict in self._watch.look(others, now) if on_duty or verdict.proven]
+        for verdict in dead:
+            self._bury(connection, verdict.other, verdict.evidence)
         return bool(dead)
 
     def _prune(self, connection: Connection) -> bool:
@@ -187,6 +179,6 @@ class Rounds:
             "WorkerLostError", "pgqueue.errors", f"worker {other.name} (pid {other.pid}) died: {evidence}"
         )
         # A frozen process, or one whose host has vanished, keeps its transactions open, and they lock their jobs.
-        run(connection, self._statements.end_sessions(other.id, _PATIENCE))
+        run(connection, self._statements.end_sessions(other.id, SESSION_END))
         jobs = run(connection, self._statements.bury(other.id, error, None, self._settings.max_crashes))
         logger.warning("worker %s (pid %d) is dead: %s; %d jobs taken back", other.name, other.pid, evidence, len(jobs))

@@ -45,6 +45,7 @@ from pgqueue.worker.pace import (
     BACKLOG_SECONDS,
     BUSY_AFTER,
     LARGEST_CLAIM,
+    SESSION_END,
     SOFT,
     STALLED,
     Demand,
@@ -450,7 +451,7 @@ class IOThread(threading.Thread):
         for slot in late:
             assert slot.claim is not None
             if slot.session is not None:  # its open transaction locks the row
-                run(connection, self._statements.end_sessions(self._identity.id, SOFT, slot.session))
+                run(connection, self._statements.end_sessions(self._identity.id, SESSION_END, slot.session))
             repeats = not self._app.tasks[slot.claim.task].options.acks_on_failure_or_timeout
             outcome = overdue(slot.limit, slot.claim.crashes, self._app.settings.max_crashes, repeats=repeats)
             if not any(ended.claim is slot.claim for ended in self._acks.waiting):  # from before the connection broke

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from pgqueue.statements import Observed
 
@@ -82,6 +83,14 @@ class _Seen:
     due: float = math.inf
 
 
+class Verdict(NamedTuple):
+    """Who is dead, and the evidence; `proven`: its process has ended, so that no duty is needed to say so."""
+
+    other: Observed
+    evidence: str
+    proven: bool
+
+
 class Watch:
     """Remembers what one observer has seen of the others, and says who is dead.
 
@@ -101,7 +110,7 @@ class Watch:
         """When a suspicion becomes a verdict, unless it is removed before; infinite if there is none."""
         return min((seen.due for seen in self._seen.values()), default=math.inf)
 
-    def look(self, others: Iterable[Observed], now: float) -> list[tuple[Observed, str]]:
+    def look(self, others: Iterable[Observed], now: float) -> list[Verdict]:
         """Return who is dead, with the evidence; `now` is monotonic and in seconds.
 
         A restart of the server drops every lock at once, and a pause of the observer hides every beat: after
@@ -113,8 +122,8 @@ class Watch:
             self._seen.clear()
         self._looked, self._server = now, server
         self._seen = {other.id: self._update(other, now) for other in found}
-        verdicts = ((other, self._verdict(other, now)) for other in found)
-        return [(other, evidence) for other, evidence in verdicts if evidence]
+        verdicts = (self._verdict(other, now) for other in found)
+        return [verdict for verdict in verdicts if verdict is not None]
 
     def _update(self, other: Observed, now: float) -> _Seen:
         seen = self._seen.get(other.id) or _Seen(other.beats, now)
@@ -132,14 +141,14 @@ class Watch:
             seen.due = now + _NOTICE
         return seen
 
-    def _verdict(self, other: Observed, now: float) -> str | None:
+    def _verdict(self, other: Observed, now: float) -> Verdict | None:
         seen = self._seen[other.id]
         if seen.gone_since is not None and now - seen.gone_since >= GONE_GRACE:
-            return f"process {other.pid} on {other.host} has ended"
+            return Verdict(other, f"process {other.pid} on {other.host} has ended", True)
         if seen.lock_free_since is not None and now - seen.lock_free_since >= LOCK_GRACE:
-            return f"its session ended {LOCK_GRACE:g} s ago"
+            return Verdict(other, f"its session ended {LOCK_GRACE:g} s ago", False)
         if now - seen.changed >= self._dead_after:
-            return f"no beat for {self._dead_after:g} s"
+            return Verdict(other, f"no beat for {self._dead_after:g} s", False)
         return None
 
 

@@ -20,6 +20,8 @@ BUSY_AFTER = 1.0
 SOFT = 2.0
 #: Seconds until another try to store an outcome whose row somebody locks; it doubles.
 LATER = 1.0
+#: Seconds to wait for a session to end whose attempt is dead or over its limit.
+SESSION_END = 2.0
 #: Seconds between two looks at what waits, of a worker that has no slot free.
 BACKLOG_SECONDS = 1.0
 

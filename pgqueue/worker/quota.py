@@ -15,7 +15,7 @@ class Quota:
     - `jobs`: how many.
 
     The lock is one of the system on an unlinked file: it ends with the process that holds it, however that dies. What
-    a dead process had taken is gone: its jobs began.
+    a dead process had taken is gone, also for jobs that it had only claimed.
     """
 
     def __init__(self, jobs: int) -> None:

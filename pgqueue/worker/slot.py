@@ -112,7 +112,7 @@ class Slot:
         self._inside = True
 
     def leave(self) -> None:
-        """The user's function has ended: whatever was to be raised in it comes too late."""
+        """The user's function has ended: what is to be raised in it from now on comes too late."""
         self._inside = False
         with self._lock:  # whoever is just raising something has done so now, or will not
             if self._coroutine is None and self._thread != self._main and self._raised:

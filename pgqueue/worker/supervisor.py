@@ -103,7 +103,8 @@ class Supervisor:
 
     def run(self) -> int:
         """Work until stopped; return the exit code (see `WorkerProcess`)."""
-        titles.show(self._options.full_name, f"{self._options.pool}, {self._options.fewest_processes} processes")
+        count = self._options.fewest_processes
+        titles.show(self._options.full_name, f"{self._options.pool}, {count} process{'' if count == 1 else 'es'}")
         with self._signals() as reader:
             for place in range(self._options.fewest_processes):
                 self._start(place)

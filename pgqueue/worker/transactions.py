@@ -72,7 +72,7 @@ class AttemptTransaction:
         """Acknowledge and commit; return whether it counts.
 
         False: the lease is lost, and nothing was written. None: the connection broke, and either nothing was written
-        or it cannot be known; whoever finishes the attempt as untried learns it from the fence.
+        or it cannot be known; whoever hands the job back learns it from the fence.
         """
         try:
             refused = run(self._connection, self._database.statements.finish(self._worker, [ended]))

@@ -12,7 +12,16 @@ from datetime import UTC, datetime
 import pytest
 
 from pgqueue.statements import Observed
-from pgqueue.worker.liveness import Identity, Neighbours, Watch, boot_identity, identify, process_gone, process_started
+from pgqueue.worker.liveness import (
+    Identity,
+    Neighbours,
+    Verdict,
+    Watch,
+    boot_identity,
+    identify,
+    process_gone,
+    process_started,
+)
 
 ME = Identity("me", "me@here", "here", "boot-1", 1, 1)
 ELSEWHERE = Observed(
@@ -23,10 +32,10 @@ ELSEWHERE = Observed(
 def looks(*steps: tuple[float, Observed]) -> list[str]:
     """The evidence after looks at these times, or nothing."""
     watch = Watch(ME)
-    found: list[tuple[Observed, str]] = []
+    found: list[Verdict] = []
     for now, other in steps:
         found = watch.look([other], now)
-    return [evidence for _, evidence in found]
+    return [evidence for _, evidence, _ in found]
 
 
 def watched(other: Observed, until: float, beats_every: float | None = None) -> list[str]:
@@ -146,14 +155,14 @@ def test_a_pause_of_half_the_time_that_proves_death_makes_earlier_looks_void() -
     watch = Watch(ME, dead_after=6.0)
     for now in (10.0, 13.5, 16.0, 18.5):  # after 10.0 it was the observer who slept
         assert watch.look([ELSEWHERE], now) == []
-    assert [evidence for _, evidence in watch.look([ELSEWHERE], 19.6)] == ["no beat for 6 s"]
+    assert [evidence for _, evidence, _ in watch.look([ELSEWHERE], 19.6)] == ["no beat for 6 s"]
 
 
 def test_a_short_time_that_proves_death_is_not_void_at_every_look() -> None:
     watch = Watch(ME, dead_after=1.5)
     assert watch.look([ELSEWHERE], 10.0) == []
     assert watch.look([ELSEWHERE], 11.2) == []
-    assert [evidence for _, evidence in watch.look([ELSEWHERE], 12.4)] == ["no beat for 1.5 s"]
+    assert [evidence for _, evidence, _ in watch.look([ELSEWHERE], 12.4)] == ["no beat for 1.5 s"]
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux tells")

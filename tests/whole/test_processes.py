@@ -299,7 +299,7 @@ def test_processes_have_titles(yard: PgQueue, start: Start, until: Until, conn: 
     row = conn.execute("select pid from pgqueue.worker").fetchone()
     assert row is not None
     titles = [Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0 ").decode() for pid in (worker.pid, row[0])]
-    assert titles == ["pgqueue: shop@here (prefork, 1 processes)", "pgqueue: shop@here (prefork 1)"]
+    assert titles == ["pgqueue: shop@here (prefork, 1 process)", "pgqueue: shop@here (prefork 1)"]
     assert end(worker) == 0
 
 

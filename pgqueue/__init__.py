@@ -4,10 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pgqueue.app import PgQueue
+    from pgqueue.app import PgQueue, shared_task
+    from pgqueue.eager_result import EagerResult
     from pgqueue.errors import (
         DatabaseUnavailable,
         Ignore,
+        IncompleteStream,
         InvalidArguments,
         InvalidOption,
         LeaseLost,
@@ -30,14 +32,18 @@ if TYPE_CHECKING:
         WorkerLostError,
         WorkerShutdown,
     )
-    from pgqueue.result import AsyncResult
-    from pgqueue.task import Signature, Task
+    from pgqueue.result import AsyncResult, allow_join_result, result_from_tuple
+    from pgqueue.result_set import ResultSet
+    from pgqueue.signature import Signature
+    from pgqueue.task import Task
     from pgqueue.types import State
 
 __all__ = [
     "AsyncResult",
     "DatabaseUnavailable",
+    "EagerResult",
     "Ignore",
+    "IncompleteStream",
     "InvalidArguments",
     "InvalidOption",
     "LeaseLost",
@@ -47,6 +53,7 @@ __all__ = [
     "PgQueue",
     "PgQueueError",
     "Reject",
+    "ResultSet",
     "ResultTimeout",
     "Retry",
     "SchemaMissing",
@@ -63,15 +70,23 @@ __all__ = [
     "UnknownTask",
     "WorkerLostError",
     "WorkerShutdown",
+    "allow_join_result",
+    "result_from_tuple",
+    "shared_task",
 ]
 
 #: Modules of the names above; the others are errors.
 _HOME = {
     "AsyncResult": "pgqueue.result",
+    "EagerResult": "pgqueue.eager_result",
     "PgQueue": "pgqueue.app",
-    "Signature": "pgqueue.task",
+    "ResultSet": "pgqueue.result_set",
+    "Signature": "pgqueue.signature",
     "State": "pgqueue.types",
     "Task": "pgqueue.task",
+    "allow_join_result": "pgqueue.result",
+    "result_from_tuple": "pgqueue.result",
+    "shared_task": "pgqueue.app",
 }
 
 

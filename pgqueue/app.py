@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import importlib.util
+import sys
 import threading
+import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from datetime import timedelta, tzinfo
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
+from pgqueue.calling import NamedTask
+from pgqueue.conf import Conf, import_object, read_envvar, read_object
 from pgqueue.database import Database, Listener, aenqueue_on, enqueue_on
 from pgqueue.decorators import (
     AsyncConnection,
@@ -18,17 +25,61 @@ from pgqueue.decorators import (
     PlainDecorator,
     TransactionalDecorator,
 )
-from pgqueue.errors import InvalidOption, UnknownTask
-from pgqueue.options import TASK_OPTIONS, TaskOptions, call_options, check_names, check_text
+from pgqueue.eager import run_eagerly
+from pgqueue.eager_result import EagerResult
+from pgqueue.errors import InvalidOption, SettingsError, UnknownTask
+from pgqueue.options import check_text, task_options
+from pgqueue.publishing import announce, told
 from pgqueue.result import AsyncResult
+from pgqueue.result_set import ResultSet
+from pgqueue.routes import Router, annotate
 from pgqueue.settings import Settings, find_dsn, load_settings
+from pgqueue.shared import Shared
+from pgqueue.signature import Signature
+from pgqueue.sql import check_schema_name
 from pgqueue.statements import Statement, Statements
-from pgqueue.task import Signature, Task, new_job
+from pgqueue.task import Task
+from pgqueue.tracer import current_context, current_name
 from pgqueue.types import Enqueued, NewJob
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Handle = AsyncResult
+AnyTask = Task[..., Any, Any]
+
+#: Defaults of tasks that are settings in Celery's words.
+_DEFAULTS = {
+    "priority": "task_default_priority",
+    "rate_limit": "task_default_rate_limit",
+    "ignore_result": "task_ignore_result",
+    "store_errors_even_if_ignored": "task_store_errors_even_if_ignored",
+    "acks_late": "task_acks_late",
+    "acks_on_failure_or_timeout": "task_acks_on_failure_or_timeout",
+    "acks_on_failure": "task_acks_on_failure",
+    "acks_on_timeout": "task_acks_on_timeout",
+    "reject_on_worker_lost": "task_reject_on_worker_lost",
+    "time_limit": "task_time_limit",
+    "soft_time_limit": "task_soft_time_limit",
+}
+
+
+#: How long results are kept that never expire: the database's clock cannot go back for ever.
+_FOR_EVER = timedelta(days=36_525)
+
+
+class Tasks(dict[str, AnyTask]):
+    """The tasks of an app by name; asked for one that it has not, it says which is meant."""
+
+    def __init__(self, app: str) -> None:
+        super().__init__()
+        self._app = app
+
+    def __missing__(self, name: str) -> AnyTask:
+        near = difflib.get_close_matches(name, self, 3, 0.5)
+        raise UnknownTask(
+            f"no task {name!r} is registered in {self._app}; "
+            + (f"did you mean {' or '.join(map(repr, near))}?" if near else "is its module imported?")
+        )
 
 
 class PgQueue:
@@ -38,7 +89,11 @@ class PgQueue:
     - `dsn`: libpq's connection string or URI; default PGQUEUE_DSN, DATABASE_URL, or PG* variables. Nothing is
       connected to before the first call that needs it.
     - `schema`: schema of the tables; default "pgqueue".
-    - further settings: see `Settings`.
+    - `include`: modules with tasks, imported by `load_tasks`, which every worker calls.
+    - `task_cls`: class of the tasks that `app.task` makes; default `Task`.
+    - `set_as_current`: whether tasks of `shared_task` belong to this app when they are called; default True: they do to
+      the app that was made last.
+    - further settings: see `Settings`. `conf` has those that Celery knows, under its names.
 
     Raises SettingsError for a setting that is wrong.
 
@@ -49,14 +104,43 @@ class PgQueue:
             return x + y
     """
 
-    def __init__(self, name: str, *, dsn: str | None = None, schema: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        dsn: str | None = None,
+        schema: str | None = None,
+        include: Sequence[str] = (),
+        task_cls: type[AnyTask] = Task,
+        set_as_current: bool = True,
+        **settings: Any,
+    ) -> None:
         self.name = check_text("name", name, 100)
         self.settings: Settings = load_settings({"schema_name": schema, **settings})
-        self.tasks: dict[str, Task[..., Any, Any]] = {}
+        self.tasks = Tasks(self.name)
+        self.task_cls = task_cls
+        self.conf = Conf(self._configured)
+        self._router = Router(None, import_object)
+        # What the configuration says, in plain attributes: every call reads it.
+        #: In which times without a time zone are meant: the setting `timezone`, else none.
+        self.timezone: tzinfo | None = None
+        #: Whether calls run where they are made, and raise what they fail with.
+        self.always_eager = self.eager_propagates = False
+        #: Whether calls that a task makes have its priority.
+        self.inherits_priority = False
+        #: Queue of tasks and calls that name none.
+        self.default_queue = self.settings.default_queue
+        self._only_known_queues = False
+        self._settings = self.settings  # without what the configuration says
+        self._to_import: list[Callable[[], Iterable[str]]] = [
+            lambda: include,
+            lambda: (*self.conf.get("imports", ()), *self.conf.get("include", ())),
+        ]
         self._dsn = dsn
         self._lock = threading.Lock()  # over making the two below
         self._database: Database | None = None
         self._listener: Listener | None = None
+        SHARED.join(self, current=set_as_current)
 
     # -- declaring -------------------------------------------------------------------------------------------
 
@@ -76,8 +160,12 @@ class PgQueue:
     ) -> TransactionalDecorator: ...
     @overload
     def task(self, **options: Any) -> PlainDecorator: ...
-    def task(self, function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    def task(
+        self, function: Callable[..., Any] | None = None, *, base: type[AnyTask] | None = None, **options: Any
+    ) -> Any:
         """Make a task of a function or coroutine function; with or without options.
+
+        - `base`: class of the task, a subclass of `Task` with hooks or options of its own.
 
         Options: see `TaskOptions`. Raises InvalidOption for an unknown one (naming what was probably meant), or
         for a name that another function has (the same function may be declared again, as notebooks do).
@@ -85,31 +173,181 @@ class PgQueue:
             @app.task(bind=True, autoretry_for=(OSError,), retry_backoff=2)
             def fetch(self, url: str) -> str: ...
         """
-        check_names("task option", options, TASK_OPTIONS)
-        checked = TaskOptions(**options)
+        kind = self.task_cls if base is None else base
+        if not (isinstance(kind, type) and issubclass(kind, Task)):
+            raise InvalidOption(f"base must be a subclass of Task, not {kind!r:.80}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # declare() warns
+            task_options(options)
 
-        def decorate(function: Callable[..., Any]) -> Task[..., Any, Any]:
+        def decorate(function: Callable[..., Any]) -> AnyTask:
             if not callable(function):
                 raise InvalidOption(f"app.task makes a task of a function, not of {function!r:.80}; its name is name=")
-            name = check_text("name", self._name_of(function) if checked.name is None else checked.name, 255)
-            known = self.tasks.get(name)
-            if known is not None and _place(known.run) != _place(function):
-                raise InvalidOption(f"task {name!r} is declared twice, by {_place(known.run)} and {_place(function)}")
-            self.tasks[name] = Task(self, function, name, checked)
-            return self.tasks[name]
+            return self._register(_made(kind), function, options)
 
         return decorate if function is None else decorate(function)
 
-    def task_named(self, name: str) -> Task[..., Any, Any]:
-        """Return a registered task; raises UnknownTask with the nearest names."""
+    def register_task(self, task: AnyTask | type[AnyTask]) -> AnyTask:
+        """Make an instance of a subclass of `Task`, or the class, a task of this app; return the instance.
+
+        Its name is the attribute `name`, else module and class.
+
+            greet = app.register_task(Greet())
+        """
+        found = _made(task) if isinstance(task, type) else task
+        if not isinstance(found, Task):
+            raise InvalidOption(f"register_task() takes an instance of a subclass of Task, not {task!r:.80}")
+        return self._register(found, None, {})
+
+    @property
+    def Task(self) -> type[AnyTask]:  # noqa: N802 - Celery's name
+        """The class of tasks, to be subclassed."""
+        return self.task_cls
+
+    def task_named(self, name: str) -> AnyTask:
+        """Return a registered task, with the modules imported that were named; raises UnknownTask."""
+        if name not in self.tasks:
+            self.load_tasks()
+        return self.tasks[name]
+
+    def gen_task_name(self, name: str, module: str) -> str:
+        """Return the name of a task that has none of its own; override it for another rule."""
+        return f"{self.name if module == '__main__' else module}.{name}"
+
+    def autodiscover_tasks(
+        self,
+        packages: Iterable[str] | Callable[[], Iterable[str]] | None = None,
+        related_name: str | None = "tasks",
+        force: bool = False,
+    ) -> None:
+        """Have `load_tasks` import the module `related_name` of packages, where there is one.
+
+        - `packages`: names, or a function that returns them; default Django's installed apps.
+        - `related_name`: name of the module, default "tasks"; None: the package itself.
+        - `force`: import them now.
+        """
+        if isinstance(packages, str):
+            raise InvalidOption(f"autodiscover_tasks takes a list of packages: [{packages!r}]")
+
+        def modules() -> Iterator[str]:
+            for package in _django_apps() if packages is None else packages() if callable(packages) else packages:
+                name = f"{package}.{related_name}" if related_name else package
+                if related_name is None or _is_there(package, name):
+                    yield name
+
+        self._to_import.append(modules)
+        if force:
+            self.load_tasks()
+
+    def load_tasks(self) -> None:
+        """Import the modules of `include`, of the settings `imports` and `include`, and of `autodiscover_tasks`.
+
+        Workers, the command line and a call by name do it; until then they may import the app themselves.
+        """
+        for modules in list(self._to_import):
+            for name in modules():
+                importlib.import_module(name)
+
+    @property
+    def current_task(self) -> AnyTask | None:
+        """The task whose function runs now, as a job or called directly; None outside of one."""
+        name = current_name()
+        return None if name is None else self.tasks.get(name)
+
+    @property
+    def current_worker_task(self) -> AnyTask | None:
+        """The task of the job that runs now, whatever it calls directly; None outside of one."""
+        around = current_context()
+        return None if around is None or around.task is None else self.tasks.get(around.task)
+
+    def set_current(self) -> None:
+        """Have tasks of `shared_task` belong to this app when they are called."""
+        SHARED.use(self)
+
+    # -- configuration ---------------------------------------------------------------------------------------
+
+    def config_from_object(
+        self, obj: object, silent: bool = False, force: bool = False, namespace: str | None = None
+    ) -> None:
+        """Read settings, under Celery's names, from a module, a class, an object, a mapping, or the dotted name of one.
+
+        - `silent`: do nothing if the named module does not exist.
+        - `namespace`: read NAMESPACE_X as x: with "CELERY", CELERY_TASK_ACKS_LATE is task_acks_late.
+        - `force`: taken; it is always read at once.
+
+        Raises SettingsError, naming the setting; nothing changes then.
+
+            app.config_from_object("django.conf:settings", namespace="CELERY")
+        """
         try:
-            return self.tasks[name]
-        except KeyError:
-            near = difflib.get_close_matches(name, self.tasks, 3, 0.5)
-            raise UnknownTask(
-                f"no task {name!r} is registered in {self.name}; "
-                + (f"did you mean {' or '.join(map(repr, near))}?" if near else "is its module imported?")
-            ) from None
+            found = read_object(obj, namespace or "")
+        except SettingsError as error:
+            if silent and isinstance(error.__cause__, ImportError):
+                return
+            raise
+        self.conf.update(found)
+
+    def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> None:
+        """Read settings from the module that a variable of the environment names; see `config_from_object`."""
+        try:
+            found = read_envvar(variable_name)
+        except SettingsError:
+            if silent:
+                return
+            raise
+        self.conf.update(found)
+
+    def _configured(self) -> None:
+        """Take over what `conf` says now."""
+        conf, settings = self.conf, self._settings
+        router = Router(conf.get("task_routes"), import_object)
+        if "result_expires" in conf:
+            expires = _FOR_EVER if conf["result_expires"] is None else conf["result_expires"]
+            settings = settings.model_copy(update={"result_expires": expires})
+        tasks = [(task, task.resolve()) for task in list(self.tasks.values())]
+        # Everything has been checked; from here on nothing fails.
+        self._router, self.settings = router, settings
+        self.timezone = conf.get("timezone")
+        self.always_eager = bool(conf.get("task_always_eager"))
+        self.eager_propagates = bool(conf.get("task_eager_propagates"))
+        self.inherits_priority = bool(conf.get("task_inherit_parent_priority"))
+        named = "task_default_queue" in conf  # else `conf` gives a default of its own
+        self.default_queue = conf["task_default_queue"] if named else settings.default_queue
+        self._only_known_queues = not conf.get("task_create_missing_queues", True)
+        for task, (options, attributes) in tasks:
+            task.apply_options(options, attributes)
+
+    def defaults(self, task: str) -> dict[str, Any]:
+        """Return what the configuration says about all tasks."""
+        conf = self.conf
+        return {option: conf[setting] for option, setting in _DEFAULTS.items() if setting in conf}
+
+    def annotations(self, task: str) -> Iterator[dict[str, Any]]:
+        """Yield what the configuration changes of a task."""
+        found = self.conf.get("task_annotations")
+        return iter(()) if not found else annotate(found, task, self.tasks.get(task))
+
+    def route(
+        self, task: str, args: Sequence[object], kwargs: Mapping[str, object], options: Mapping[str, Any], found: object
+    ) -> Mapping[str, Any]:
+        """Return what `task_routes` says about a call."""
+        return self._router.route(task, args, kwargs, options, found) if self._router else {}
+
+    def check_queue(self, queue: str) -> str:
+        """Return the name of a queue; raises InvalidOption if the configuration has a list and it is not on it."""
+        if self._only_known_queues and queue not in self.queues:
+            raise InvalidOption(f"queue {queue!r} is not in task_queues: {', '.join(self.queues)}")
+        return queue
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """What a worker serves that is not told: the setting `task_queues`, else the default queue alone."""
+        return self.conf.get("task_queues") or (self.default_queue,)
+
+    @property
+    def max_requeues(self) -> int:
+        """How often `Reject(requeue=True)` hands a job back."""
+        return self.settings.max_requeues
 
     # -- enqueueing ------------------------------------------------------------------------------------------
 
@@ -126,9 +364,7 @@ class PgQueue:
 
         A registered name is checked like any other call. Raises what `Task.apply_async` raises.
         """
-        if name in self.tasks:
-            return self.tasks[name].apply_async(args, kwargs, connection=connection, **options)
-        return self.enqueue(self._named_job(name, args, kwargs, options), connection)
+        return self._named(name).apply_async(args, kwargs, connection=connection, **options)
 
     async def asend_task(
         self,
@@ -140,9 +376,22 @@ class PgQueue:
         **options: Any,
     ) -> Handle[Any]:
         """Enqueue a call by name as `send_task` does, without blocking the event loop."""
-        if name in self.tasks:
-            return await self.tasks[name].aapply_async(args, kwargs, connection=connection, **options)
-        return await self.aenqueue(self._named_job(name, args, kwargs, options), connection)
+        return await self._named(name).aapply_async(args, kwargs, connection=connection, **options)
+
+    def signature(
+        self,
+        name: str,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+        *,
+        immutable: bool = False,
+        **options: Any,
+    ) -> Signature[Any]:
+        """Return a call by name as a value, without the code of the task; options as for `Task.apply_async`."""
+        call: Signature[Any] = Signature(self._named(name), tuple(args), kwargs or {}, immutable=immutable)
+        return call.set(**options)
+
+    subtask = signature
 
     def enqueue_many(self, calls: Iterable[Signature[R]], *, connection: object = None) -> list[Handle[R]]:
         """Enqueue any number of calls in one statement: all of them or none.
@@ -167,16 +416,25 @@ class PgQueue:
     def enqueue(self, job: NewJob, connection: object = None, **handle: Any) -> Handle[Any]:
         """Enqueue one job that has been checked and encoded; `delay` and its kin end here."""
         (id_, created) = self._enqueue([job], connection)[0]
-        return Handle(id_, self, created=created, **handle)
+        return self._handle(id_, created, handle)
 
     async def aenqueue(self, job: NewJob, connection: object = None, **handle: Any) -> Handle[Any]:
         """Enqueue one job as `enqueue` does, without blocking the event loop."""
         (id_, created) = (await self._aenqueue([job], connection))[0]
-        return Handle(id_, self, created=created, **handle)
+        return self._handle(id_, created, handle)
+
+    def run_job(self, job: NewJob, throw: bool = False) -> EagerResult[Any]:
+        """Run a job here and now; eager runs continue with it. Raises UnknownTask."""
+        task = self.task_named(job.task)
+        return run_eagerly(self, task, job, throw=throw, load=task.arguments.load_result)
 
     def AsyncResult(self, id: str) -> Handle[Any]:  # noqa: N802 - Celery's name
         """Return the handle on a job by its id; raises InvalidOption if it is no UUID."""
         return Handle(id, self)
+
+    def ResultSet(self, results: Iterable[Handle[Any]] = ()) -> ResultSet[Any]:  # noqa: N802 - Celery's name
+        """Return several handles as one."""
+        return ResultSet(list(results), self)
 
     # -- the database ----------------------------------------------------------------------------------------
 
@@ -187,7 +445,7 @@ class PgQueue:
             with self._lock:
                 if self._database is None:
                     self._database = Database(
-                        find_dsn(self._dsn),
+                        find_dsn(self._dsn or self.conf.get("broker_url")),
                         Statements(self.settings.schema_name),
                         name=self.name,
                         pool_size=self.settings.pool_size,
@@ -207,11 +465,6 @@ class PgQueue:
             return self._listener
 
     @property
-    def default_queue(self) -> str:
-        """Queue of tasks and calls that name none."""
-        return self.settings.default_queue
-
-    @property
     def max_payload_bytes(self) -> int:
         """Largest args, kwargs, headers or result of a job, in bytes of JSON."""
         return self.settings.max_payload_bytes
@@ -222,7 +475,9 @@ class PgQueue:
         if dsn is not None:
             self._dsn = dsn
         if schema is not None:
-            self.settings = load_settings({**self.settings.model_dump(), "schema_name": schema})
+            changed = {"schema_name": check_schema_name(schema)}
+            self._settings = self._settings.model_copy(update=changed)
+            self.settings = self.settings.model_copy(update=changed)
         self._database = self._listener = None
 
     @contextmanager
@@ -261,57 +516,136 @@ class PgQueue:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
-    def _name_of(self, function: Callable[..., Any]) -> str:
-        if not hasattr(function, "__qualname__"):  # functools.partial, an object with __call__
-            raise InvalidOption(f"{function!r:.80} has no name of its own; say name=")
-        module = self.name if function.__module__ == "__main__" else function.__module__
-        return f"{module}.{function.__qualname__.replace('<locals>.', '')}"
+    def adopt(self, task: AnyTask, function: Callable[..., Any], options: Mapping[str, Any]) -> AnyTask:
+        """Make a shared task one of this app's."""
+        return self._register(task, function, options)
 
-    def _named_job(
-        self,
-        name: str,
-        args: Sequence[object],
-        kwargs: Mapping[str, object] | None,
-        options: Mapping[str, Any],
-    ) -> NewJob:
-        checked = call_options(options)
-        return new_job(
-            check_text("name", name, 255),
-            args,
-            kwargs or {},
-            checked,
-            queue=checked.queue or self.default_queue,
-            priority=5 if checked.priority is None else checked.priority,
-            limit=self.max_payload_bytes,
-        )
+    def _register(self, task: AnyTask, function: Callable[..., Any] | None, options: Mapping[str, Any]) -> AnyTask:
+        place = type(task) if function is None else function
+        given = options.get("name")
+        if given is None:
+            given = getattr(type(task), "name", None)
+        name = check_text("name", self._name_of(place) if given is None else given, 255)
+        known = self.tasks.get(name)
+        if known is not None and _place_of(known) != _place(place):
+            raise InvalidOption(f"task {name!r} is declared twice, by {_place_of(known)} and {_place(place)}")
+        if options.get("rate_limit") is not None:
+            warnings.warn(f"task {name!r}: rate_limit is not kept yet", stacklevel=4)
+        task.declare(self, name, function, options)
+        self.tasks[name] = task
+        return task
 
-    def _enqueue(self, jobs: Sequence[NewJob], connection: object) -> Sequence[tuple[str, bool]]:
+    def _name_of(self, place: Any) -> str:
+        if not hasattr(place, "__qualname__"):  # functools.partial, an object with __call__
+            raise InvalidOption(f"{place!r:.80} has no name of its own; say name=")
+        return self.gen_task_name(place.__qualname__.replace("<locals>.", ""), place.__module__)
+
+    def _named(self, name: str) -> AnyTask | NamedTask:
+        return self.tasks[name] if name in self.tasks else NamedTask(self, name)
+
+    def _enqueue(self, jobs: Sequence[NewJob], connection: object) -> Sequence[Enqueued]:
         if not jobs:
             return []
         statements = self.database.statements
+        jobs = announce(jobs)
         if connection is not None:
-            return enqueue_on(connection, statements.enqueue(jobs, durable=False))
-        return self.database.run(statements.enqueue(jobs, durable=True), _once_more(statements, jobs))
+            return told(jobs, enqueue_on(connection, statements.enqueue(jobs, durable=False)))
+        return told(jobs, self.database.run(statements.enqueue(jobs, durable=True), _once_more(statements, jobs)))
 
-    async def _aenqueue(self, jobs: Sequence[NewJob], connection: object) -> Sequence[tuple[str, bool]]:
+    async def _aenqueue(self, jobs: Sequence[NewJob], connection: object) -> Sequence[Enqueued]:
         if not jobs:
             return []
         statements = self.database.statements
+        jobs = announce(jobs)
         if connection is not None:
-            return await aenqueue_on(connection, statements.enqueue(jobs, durable=False))
-        return await self.database.arun(statements.enqueue(jobs, durable=True), _once_more(statements, jobs))
+            return told(jobs, await aenqueue_on(connection, statements.enqueue(jobs, durable=False)))
+        rows = await self.database.arun(statements.enqueue(jobs, durable=True), _once_more(statements, jobs))
+        return told(jobs, rows)
+
+    def _handle(self, id_: str, created: bool, handle: Mapping[str, Any]) -> Handle[Any]:
+        found: Handle[Any] = Handle(id_, self, created=created, **handle)
+        around = current_context()
+        if around is not None and around.keeps_trail:
+            around.children.append(found)
+        return found
 
     def _handles(self, signatures: Sequence[Signature[R]], rows: Sequence[tuple[str, bool]]) -> list[Handle[R]]:
         return [
-            Handle(id_, self, created=created, **signature.task.handle(signature.options))
+            self._handle(id_, created, signature.task.handle(signature.options))
             for signature, (id_, created) in zip(signatures, rows, strict=True)
         ]
 
 
-def _place(function: Callable[..., Any]) -> str:
+def _made(kind: type[AnyTask]) -> AnyTask:
+    try:
+        return kind()
+    except TypeError as error:
+        raise InvalidOption(f"{kind.__qualname__} cannot be made without arguments, as tasks are: {error}") from error
+
+
+def _place(function: Any) -> str:
     return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
+
+
+def _place_of(task: AnyTask) -> str:
+    return _place(type(task) if task.function is None else task.function)
+
+
+def _django_apps() -> list[str]:
+    """Return the names of Django's installed apps; raises InvalidOption where there is no Django."""
+    apps: Any = sys.modules.get("django.apps")
+    if apps is None:
+        raise InvalidOption(
+            "autodiscover_tasks() without packages takes Django's installed apps, and there is no Django"
+        )
+    return [config.name for config in apps.apps.get_app_configs()]
+
+
+def _is_there(package: str, module: str) -> bool:
+    """Return whether a module exists; the package itself must be importable."""
+    importlib.import_module(package)
+    return importlib.util.find_spec(module) is not None
 
 
 def _once_more(statements: Statements, jobs: Sequence[NewJob]) -> Statement[Enqueued]:
     """Return what to send after a lost connection: the first may have been committed, so the ids may be known."""
     return statements.enqueue([replace(job, known=True, resent=True) for job in jobs], durable=True)
+
+
+#: The tasks of `shared_task`: of the whole program, as `logging` has loggers.
+SHARED = Shared(lambda: PgQueue("default", set_as_current=False))
+
+
+@overload
+def shared_task(function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
+@overload
+def shared_task(function: Callable[P, R], /) -> Task[P, R, R]: ...
+@overload
+def shared_task(
+    *, bind: Literal[True], transactional: Literal[True], **options: Any
+) -> BoundTransactionalDecorator: ...
+@overload
+def shared_task(*, bind: Literal[True], transactional: Literal[False] = ..., **options: Any) -> BoundDecorator: ...
+@overload
+def shared_task(
+    *, transactional: Literal[True], bind: Literal[False] = ..., **options: Any
+) -> TransactionalDecorator: ...
+@overload
+def shared_task(**options: Any) -> PlainDecorator: ...
+def shared_task(
+    function: Callable[..., Any] | None = None, *, base: type[AnyTask] | None = None, **options: Any
+) -> Any:
+    """Make a task of a function without an app, for modules that do not know it; options as for `PgQueue.task`.
+
+    Every app has it; calls of it go to the app that was made last, or has said `set_current()`.
+
+        @shared_task
+        def resize(image: str) -> None: ...
+    """
+
+    def decorate(function: Callable[..., Any]) -> AnyTask:
+        if not callable(function):
+            raise InvalidOption(f"shared_task makes a task of a function, not of {function!r:.80}; its name is name=")
+        return SHARED.add(_made(Task if base is None else base), function, options)
+
+    return decorate if function is None else decorate(function)

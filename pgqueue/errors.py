@@ -8,10 +8,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from pgqueue.types import ErrorReport
+from pgqueue.types import ErrorReport, NewJob
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class PgQueueError(Exception):
@@ -72,12 +72,22 @@ class ResultTimeout(PgQueueError, TimeoutError):
     """The result did not arrive in time. The job goes on; `get()` may be called again."""
 
 
-class TaskFailed(PgQueueError):
-    """The job ended as FAILURE; `error` is the exception as data, `traceback` its text."""
+class IncompleteStream(PgQueueError):
+    """A job has not ended yet, so it is not known what it enqueues."""
 
-    def __init__(self, error: ErrorReport) -> None:
+
+class TaskFailed(PgQueueError):
+    """The job ended as FAILURE; `error` is the exception as data, `traceback` its text.
+
+    - `text`: what it says; default: the type and the message of the exception.
+    """
+
+    def __init__(self, error: ErrorReport, text: str | None = None) -> None:
         self.error = error
-        super().__init__(f"{error.type}: {error.message}" if error.message else error.type)
+        super().__init__((f"{error.type}: {error.message}" if error.message else error.type) if text is None else text)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.error, *self.args)
 
     @property
     def traceback(self) -> str | None:
@@ -110,7 +120,14 @@ class WorkerShutdown(SystemExit):
 
 
 class MaxRetriesExceededError(PgQueueError):
-    """The task asked for another retry than `max_retries` allows."""
+    """The task asked for another retry than `max_retries` allows; `task_args`, `task_kwargs`: of the job."""
+
+    def __init__(
+        self, message: str | None = None, task_args: Sequence[object] = (), task_kwargs: object = None
+    ) -> None:
+        self.task_args = task_args
+        self.task_kwargs = task_kwargs or {}
+        super().__init__(message)
 
 
 class TaskPredicate(Exception):
@@ -121,11 +138,24 @@ class Ignore(TaskPredicate):
     """Ends the attempt as IGNORED: ready, no value, no error."""
 
 
+class Replace(Ignore):
+    """Ends the attempt and puts another call in the place of this one, under its id; `self.replace()` raises it."""
+
+    def __init__(self, job: NewJob) -> None:
+        self.job = job
+        super().__init__(f"replaced by {job.task}")
+
+
+class TransactionUnavailable(TaskPredicate):
+    """The transaction of the attempt could not begin now; the job goes back untried."""
+
+
 class Reject(TaskPredicate):
     """Ends the attempt as REJECTED, or hands the job back untried.
 
     - `reason`: a text or an exception, kept with the result.
-    - `requeue`: hand the job back instead of ending it; default False.
+    - `requeue`: hand the job back instead of ending it; default False. The first time it waits no longer, then ever
+      longer, up to a minute; after `max_requeues` times it ends as REJECTED.
     """
 
     def __init__(self, reason: object = None, requeue: bool = False) -> None:
@@ -141,7 +171,7 @@ class Retry(TaskPredicate):
     - `exc`: the exception that led to the retry; it is kept and shown.
     - `countdown`: seconds to wait; default 0.
     - `eta`: earliest time to run again; wins over `countdown`.
-    - `args`, `kwargs`, `queue`, `priority`, `expires`: replace those of the job where not None.
+    - the others replace what the job has, where not None.
     """
 
     def __init__(
@@ -156,6 +186,10 @@ class Retry(TaskPredicate):
         queue: str | None = None,
         priority: int | None = None,
         expires: datetime | None = None,
+        headers: Mapping[str, object] | None = None,
+        ignore_result: bool | None = None,
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
     ) -> None:
         self.message = message
         self.exc = exc
@@ -166,7 +200,16 @@ class Retry(TaskPredicate):
         self.queue = queue
         self.priority = priority
         self.expires = expires
+        self.headers = headers
+        self.ignore_result = ignore_result
+        self.time_limit = time_limit
+        self.soft_time_limit = soft_time_limit
         super().__init__(message, exc, countdown)
+
+    @property
+    def when(self) -> datetime | float | None:
+        """When it is to run again: a time, or seconds from now."""
+        return self.countdown if self.eta is None else self.eta
 
     def __str__(self) -> str:
         when = f"at {self.eta.isoformat()}" if self.eta else f"in {self.countdown or 0:g}s"

@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     beat_interval: float = Field(10.0, gt=0, description="Seconds between two beats of a worker.")
     dead_after: float = Field(30.0, gt=0, description="Seconds without a beat after which a worker counts as dead.")
     max_crashes: int = Field(3, ge=1, description="How often a job is repeated whose worker died.")
+    max_requeues: int = Field(100, ge=0, description="How often `Reject(requeue=True)` hands a job back.")
     grace: float = Field(30.0, ge=0, description="Seconds that running tasks have to end when a worker stops.")
 
     @field_validator("schema_name")

@@ -212,3 +212,45 @@ worker_ready = Signal("worker_ready")
 worker_shutting_down = Signal("worker_shutting_down", "sig", "how", "exitcode")
 #: In the started process, once, when all children have ended: the last thing before the process ends.
 worker_shutdown = Signal("worker_shutdown")
+
+
+# -- of calls: their sender is the name of the task -------------------------------------------------------------------
+
+#: Before a call is sent to the database, in the process that makes it. `body`: (args, kwargs, {}); `headers`: what goes
+#: along, with id and task; what a receiver adds to it is sent too and found in `self.request.headers`. `routing_key`:
+#: name of the queue. The other words of Celery's are there and empty.
+before_task_publish = Signal(
+    "before_task_publish", "body", "exchange", "routing_key", "headers", "properties", "declare", "retry_policy"
+)
+#: When the database has taken a call; in a transaction of the caller's it is not committed then.
+after_task_publish = Signal("after_task_publish", "body", "exchange", "routing_key", "headers")
+
+# -- of tasks: their sender is the task; they are sent where the attempt runs ------------------------------------------
+
+#: When a job has been claimed, in the I/O thread of the worker: `request`: its context.
+task_received = Signal("task_received", "request")
+#: Before an attempt.
+task_prerun = Signal("task_prerun", "task_id", "task", "args", "kwargs")
+#: After an attempt that `task_prerun` was sent for, last of all. `state`: None if the attempt counts for nothing.
+task_postrun = Signal("task_postrun", "task_id", "task", "args", "kwargs", "retval", "state")
+#: When a SUCCESS is committed.
+task_success = Signal("task_success", "result")
+#: When a FAILURE is committed, or a rejection.
+task_failure = Signal("task_failure", "task_id", "exception", "args", "kwargs", "traceback", "einfo")
+#: When a retry is committed. `reason`: the `Retry`.
+task_retry = Signal("task_retry", "request", "reason", "einfo")
+#: When a worker has met a job that is revoked or has expired. A job that waits is revoked in the database, by nobody.
+task_revoked = Signal("task_revoked", "request", "terminated", "signum", "expired")
+#: When a hook or another receiver has failed; the attempt keeps its outcome.
+task_internal_error = Signal(
+    "task_internal_error", "task_id", "args", "kwargs", "request", "exception", "traceback", "einfo"
+)
+#: When the arguments of a job cannot be read. `message`: its context.
+task_rejected = Signal("task_rejected", "message", "exc")
+#: When a worker meets a job whose task it does not have, in its I/O thread; the sender is the app.
+task_unknown = Signal("task_unknown", "message", "exc", "name", "id")
+
+# -- of logging: the sender is the app ---------------------------------------------------------------------------------
+
+#: Before `pgqueue worker` sets up logging; with a receiver it leaves that to it.
+setup_logging = Signal("setup_logging", "loglevel", "logfile", "format", "colorize")

@@ -20,6 +20,7 @@ from pgqueue.types import (
     Outcome,
     Rejected,
     Released,
+    Replaced,
     Retried,
     Revoked,
     Succeeded,
@@ -39,7 +40,10 @@ class Statement(Generic[T]):
 
 
 class Status(NamedTuple):
-    """One row of the function `status`: texts of JSON where JSON is stored."""
+    """One row of the function `status`: texts of JSON where JSON is stored.
+
+    `state` and `value` are what a running attempt has said of itself, if it has.
+    """
 
     state: str
     value: str | None
@@ -52,6 +56,13 @@ class Status(NamedTuple):
     attempt: int | None
     worker: str | None
     finished_at: datetime | None
+    parent_id: str | None = None
+    root_id: str | None = None
+    history: str | None = None
+    options: str | None = None
+    headers: str | None = None
+    enqueued_at: datetime | None = None
+    crashes: int | None = None
 
 
 class Observed(NamedTuple):
@@ -86,12 +97,16 @@ class Backlog(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An attempt and its outcome, ready to be acknowledged; `runtime` in seconds."""
+    """An attempt and its outcome, ready to be acknowledged; `runtime` in seconds.
+
+    `told` is called when that is done: with what was stored, and whether it was accepted.
+    """
 
     claim: Claim
     outcome: Outcome
     runtime: float = 0.0
     keep: bool = True
+    told: Callable[[Ended, bool], None] | None = None
 
 
 _CALLS = {
@@ -99,7 +114,7 @@ _CALLS = {
     "claim": """
         select id::text, task, queue, priority, args::text, kwargs::text, attempt, retries, crashes, eta, enqueued_at,
                expires, expired, revoked, headers::text, root_id::text, parent_id::text, ignore_result,
-               succeeded, time_limit, soft_time_limit
+               succeeded, time_limit, soft_time_limit, links::text, errbacks::text, options::text, requeues
           from pgqueue.claim($1::text::uuid, $2::text[], $3, $4::text[], $5, $6)""",
     "finish": "select refused::text from pgqueue.finish($1::text::uuid, $2::text::json) as refused",
     "hold": "select pg_backend_pid() from pgqueue.hold($1::text::uuid, $2::text::uuid, $3)",
@@ -108,8 +123,12 @@ _CALLS = {
     "patience": "select set_config('lock_timeout', $1::text, true)",
     "status": """
         select state, value::text, error::text, task, queue, args::text, kwargs::text, retries, attempt,
-               worker::text, finished_at
+               worker::text, finished_at, parent_id::text, root_id::text, history::text, options::text, headers::text,
+               enqueued_at, crashes
           from pgqueue.status($1::text::uuid)""",
+    "set_state": "select pgqueue.set_state($1::text::uuid, $2::text::uuid, $3::int, $4, $5::text::json)",
+    "attach": "select pgqueue.attach($1::text::uuid, $2::text::jsonb)",
+    "children": "select id::text from pgqueue.children($1::text::uuid) as id",
     "forget": "select pgqueue.forget($1::text::uuid)",
     "revoke": "select pgqueue.revoke($1::text::uuid)",
     "prune": "select pgqueue.prune($1::float8 * interval '1 second', $2)",
@@ -197,6 +216,17 @@ class Statements:
 
     def status(self, job: str) -> Statement[Status]:
         return self._make("status", (job,), Status._make)
+
+    def set_state(self, job: str, worker: str | None, attempt: int | None, state: str, meta: str) -> Statement[bool]:
+        """Answers whether it was said: False for a job that has ended, and with `worker` for a lease that is lost."""
+        return self._make("set_state", (job, worker, attempt, state, meta), _first)
+
+    def attach(self, job: str, entry: str) -> Statement[bool]:
+        """Answers whether there was a job or a result to whose history the entry (JSON) could be added."""
+        return self._make("attach", (job, entry), _first)
+
+    def children(self, job: str) -> Statement[str]:
+        return self._make("children", (job,), _first)
 
     def forget(self, job: str) -> Statement[bool]:
         return self._make("forget", (job,), _first)
@@ -309,6 +339,14 @@ def job_json(job: NewJob) -> str:
         parts.append(f'"time_limit":{job.time_limit!r}')
     if job.soft_time_limit is not None:
         parts.append(f'"soft_time_limit":{job.soft_time_limit!r}')
+    if job.links is not None:
+        parts.append(f'"links":{job.links}')
+    if job.errbacks is not None:
+        parts.append(f'"errbacks":{job.errbacks}')
+    if job.options is not None:
+        parts.append(f'"options":{job.options}')
+    if job.immutable:
+        parts.append('"immutable":true')
     if job.known:
         parts.append('"known":true')
     if job.resent:
@@ -325,17 +363,19 @@ def outcome_json(ended: Ended) -> str:
     match outcome:
         case Succeeded(value):
             return f'{head},"state":"SUCCESS","value":{value}}}'
-        case Failed(error):
-            return f'{head},"state":"FAILURE","error":{encode_error(error)}}}'
+        case Failed(error, hooks):
+            unheard = ',"hooks":true' if hooks else ""
+            return f'{head},"state":"FAILURE"{unheard},"error":{encode_error(error)}}}'
         case Retried():
             return f'{head},"state":"RETRY","retries":{claim.retries},{_retried_json(outcome)}}}'
+        case Replaced():
+            return f'{head},"state":"REPLACED",{_replaced_json(outcome)}}}'
         case Released(delay, crash):
             crashed = "" if crash is None else f',"crashed":true,"error":{encode_error(crash)}'
             return f'{head},"state":"RELEASED","countdown":{delay!r}{crashed}}}'
-        case Rejected(reason, requeue):
-            if requeue:
-                return f'{head},"state":"RELEASED","countdown":0}}'
-            return f'{head},"state":"REJECTED","error":{_refusal("TaskRejectedError", reason)}}}'
+        case Rejected(reason, requeue, most):
+            again = f'"REQUEUE","requeues":{claim.requeues},"most":{int(most)}' if requeue else '"REJECTED"'
+            return f'{head},"state":{again},"error":{_refusal("TaskRejectedError", reason)}}}'
         case Revoked(reason):
             return f'{head},"state":"REVOKED","error":{_refusal("TaskRevokedError", reason)}}}'
         case Ignored():
@@ -343,21 +383,46 @@ def outcome_json(ended: Ended) -> str:
 
 
 def _retried_json(outcome: Retried) -> str:
-    parts = [f'"countdown":{outcome.countdown!r}']
+    parts = [_changes_json(outcome)]
     if outcome.error is not None:
         parts.append(f'"error":{encode_error(outcome.error)}')
-    if outcome.eta is not None:
-        parts.append(f'"eta":{_time(outcome.eta)}')
     if outcome.args is not None:
         parts.append(f'"args":{outcome.args}')
     if outcome.kwargs is not None:
         parts.append(f'"kwargs":{outcome.kwargs}')
+    return ",".join(parts)
+
+
+def _replaced_json(outcome: Replaced) -> str:
+    parts = [_changes_json(outcome), f'"task":{json.dumps(outcome.task)}']
+    parts.append(f'"args":{outcome.args},"kwargs":{outcome.kwargs}')
+    if outcome.links is not None:
+        parts.append(f'"links":{outcome.links}')
+    if outcome.errbacks is not None:
+        parts.append(f'"errbacks":{outcome.errbacks}')
+    return ",".join(parts)
+
+
+def _changes_json(outcome: Retried | Replaced) -> str:
+    parts = [f'"countdown":{outcome.countdown!r}']
+    if outcome.eta is not None:
+        parts.append(f'"eta":{_time(outcome.eta)}')
     if outcome.queue is not None:
         parts.append(f'"queue":{json.dumps(outcome.queue)}')
     if outcome.priority is not None:
         parts.append(f'"priority":{int(outcome.priority)}')
     if outcome.expires is not None:
         parts.append(f'"expires":{_time(outcome.expires)}')
+    if outcome.ignore_result is not None:
+        parts.append(f'"ignore_result":{json.dumps(outcome.ignore_result)}')
+    if outcome.time_limit is not None:
+        parts.append(f'"time_limit":{outcome.time_limit!r}')
+    if outcome.soft_time_limit is not None:
+        parts.append(f'"soft_time_limit":{outcome.soft_time_limit!r}')
+    if outcome.headers is not None:
+        parts.append(f'"headers":{outcome.headers}')
+    if outcome.options is not None:
+        parts.append(f'"options":{outcome.options}')
     return ",".join(parts)
 
 

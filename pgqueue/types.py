@@ -35,6 +35,8 @@ class NewJob:
 
     `eta` wins over `countdown` (seconds from the database's clock). `known` says that the id was chosen
     by the caller, so that a job or a result may have it already; `resent` that the answer to the same got lost.
+    `links` and `errbacks` are JSON arrays of jobs to be enqueued when it succeeds or fails; as one of these, an
+    `immutable` job is given no argument more. `options` is a JSON object of options that only Python reads.
     """
 
     id: str
@@ -56,6 +58,10 @@ class NewJob:
     soft_time_limit: float | None = None
     known: bool = False
     resent: bool = False
+    links: str | None = None
+    errbacks: str | None = None
+    options: str | None = None
+    immutable: bool = False
 
 
 class Enqueued(NamedTuple):
@@ -93,11 +99,19 @@ class Claim(NamedTuple):
     succeeded: bool = False
     time_limit: float | None = None
     soft_time_limit: float | None = None
+    links: str | None = None
+    errbacks: str | None = None
+    options: str | None = None
+    requeues: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorReport:
-    """An exception as data: names, texts and JSON-safe arguments; never a class or an object to revive."""
+    """An exception as data: names, texts and JSON-safe arguments; `revive` makes an exception of it.
+
+    `args` are data where they are small and JSON can say them, else texts that show them. `exceptions` are the
+    members of an exception group. `traceback` shows causes and members too, which have none of their own.
+    """
 
     type: str
     module: str
@@ -106,6 +120,7 @@ class ErrorReport:
     notes: tuple[str, ...] = ()
     cause: ErrorReport | None = None
     traceback: str | None = None
+    exceptions: tuple[ErrorReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +132,22 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The task raised and will not be tried again."""
+    """The task raised and will not be tried again.
+
+    - `hooks`: it was found by another than the tracer, so the hooks of the task are still to be run, as a job.
+    - `expected`: it is one of those that the task `throws`.
+    """
 
     error: ErrorReport
+    hooks: bool = False
+    expected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Retried:
     """The task asked to be run again, at `eta` or after `countdown` seconds of the database's clock.
 
-    `args` and `kwargs` (JSON texts), `queue` and `priority` replace those of the job where not None.
+    The others replace what the job has, where not None; `args`, `kwargs`, `headers`, `options` are JSON texts.
     """
 
     error: ErrorReport | None
@@ -137,14 +158,41 @@ class Retried:
     queue: str | None = None
     priority: int | None = None
     expires: datetime | None = None
+    headers: str | None = None
+    options: str | None = None
+    ignore_result: bool | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """The task asked for another call in its place: under its id, with its continuations and these (JSON arrays)."""
+
+    task: str
+    args: str
+    kwargs: str
+    queue: str | None = None
+    priority: int | None = None
+    countdown: float = 0.0
+    eta: datetime | None = None
+    expires: datetime | None = None
+    headers: str | None = None
+    options: str | None = None
+    links: str | None = None
+    errbacks: str | None = None
+    ignore_result: bool | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The task raised `Reject`: it ends as REJECTED, or goes back untried if `requeue`."""
+    """The task raised `Reject`: it ends as REJECTED, or goes back untried if `requeue`, but `most` times in all."""
 
     reason: str
     requeue: bool = False
+    most: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,4 +218,4 @@ class Released:
     crash: ErrorReport | None = None
 
 
-Outcome: TypeAlias = Succeeded | Failed | Retried | Rejected | Ignored | Revoked | Released
+Outcome: TypeAlias = Succeeded | Failed | Retried | Replaced | Rejected | Ignored | Revoked | Released

@@ -26,6 +26,7 @@ COMMANDS = {
     "psql": ("pgqueue.cli.inspect:psql", "Open psql on the database."),
     "migrate": ("pgqueue.cli.migrate:migrate", "Create or upgrade the tables and functions."),
     "schema": ("pgqueue.cli.migrate:schema", "Print the SQL of all tables and functions."),
+    "celery-check": ("pgqueue.cli.celery_check:celery_check", "Tell what becomes of a Celery program, word by word."),
 }
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it

@@ -53,11 +53,13 @@ class Context:
         """
         if self._app is None:
             # Imported here because it imports the engine, which most commands do without.
-            from pgqueue.cli.finding import find_app
+            from pgqueue.cli.finding import broken_code, find_app
 
             app = find_app(self.app_name)
             if self.given_dsn is not None or self.given_schema is not None:
                 app.configure(dsn=self.given_dsn, schema=self.given_schema)
+            with broken_code(self.app_name or ""):
+                app.load_tasks()
             self._app = app
         return self._app
 

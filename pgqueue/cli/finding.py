@@ -7,6 +7,7 @@ import importlib
 import sys
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -44,6 +45,17 @@ def find_app(name: str | None) -> PgQueue:
     _search_here()
     module = _import(module_name)
     return _attribute(module, attribute) if attribute else _only_app(module)
+
+
+@contextmanager
+def broken_code(name: str) -> Iterator[None]:
+    """Turn what the user's modules raise while they are imported into AppBroken; `name` is that of the app."""
+    try:
+        yield
+    except PgQueueError:
+        raise
+    except Exception as error:
+        raise _broken(name, error) from error
 
 
 def _search_here() -> None:

@@ -30,6 +30,17 @@ _COROUTINES = 100
 #: Options of Celery's worker that people have in their scripts and that mean nothing here.
 _WITHOUT_EFFECT = ("without_gossip", "without_mingle", "without_heartbeat")
 
+#: Options that the app may have as settings, for when the command line does not say them.
+_CONFIGURED = {
+    "pool": "worker_pool",
+    "concurrency": "worker_concurrency",
+    "prefetch_multiplier": "worker_prefetch_multiplier",
+    "max_tasks_per_child": "worker_max_tasks_per_child",
+    "max_memory_per_child": "worker_max_memory_per_child",
+}
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s [%(process)d] %(message)s"
+
 
 class _Autoscale(click.ParamType):  # type: ignore[type-arg]
     name = "MAX,MIN"
@@ -52,10 +63,10 @@ _SECONDS = click.FloatRange(0, min_open=True)
 @click.option("-Q", "--queues", metavar="A,B", help="Queues, served in this order; default that of the app.")
 @click.option("-X", "--exclude-queues", metavar="A,B", help="Queues not to serve.")
 @click.option("-c", "--concurrency", type=_AT_LEAST_1, metavar="N", help="Processes, threads or coroutines.")
-@click.option("-P", "--pool", type=click.Choice(_POOLS), default="prefork", show_default=True, help="How tasks run.")
+@click.option("-P", "--pool", type=click.Choice(_POOLS), help="How tasks run; default prefork.")
 @click.option("--processes", type=_AT_LEAST_1, default=1, metavar="N", help="Multiply the pool by N processes.")
 @click.option("--autoscale", type=_Autoscale(), metavar="MAX,MIN", help="Most and fewest processes, as jobs wait.")
-@click.option("--prefetch-multiplier", type=click.IntRange(0), default=0, metavar="N",
+@click.option("--prefetch-multiplier", type=click.IntRange(0), metavar="N",
               help="Claim at most N jobs a slot ahead; default as many as pay.")  # fmt: skip
 @click.option("--time-limit", type=_SECONDS, metavar="SECONDS", help="End attempts that run longer.")
 @click.option("--soft-time-limit", type=_SECONDS, metavar="SECONDS", help="Raise SoftTimeLimitExceeded in them.")
@@ -83,11 +94,15 @@ def worker(context: Context, /, **given: Any) -> int:
         return _reload(context, given["grace"])
     # Imported here because `pgqueue worker --help` does without the engine.
     from pgqueue.cli.pidfile import pidfile
+    from pgqueue.signals import setup_logging
     from pgqueue.worker import run_worker
 
     app = context.load_app()
     options = _options(app, given)
-    _log_to_stderr(given["loglevel"])
+    if setup_logging.receivers:
+        setup_logging.send(app, loglevel=given["loglevel"], logfile=None, format=_LOG_FORMAT, colorize=False)
+    else:
+        _log_to_stderr(given["loglevel"])
     for option in _WITHOUT_EFFECT:
         if given[option]:
             context.say(f"--{option.replace('_', '-')} has no effect: workers know of each other through the database.")
@@ -106,7 +121,10 @@ def _options(app: PgQueue, given: dict[str, Any]) -> WorkerOptions:
     # Imported here because the engine is loaded by now, and not before.
     from pgqueue.worker import WorkerOptions
 
-    pool, concurrency, autoscale = given["pool"], given["concurrency"], given["autoscale"]
+    given = {**given, **{option: app.conf.get(name) for option, name in _CONFIGURED.items() if given[option] is None}}
+    pool, concurrency, autoscale = given["pool"] or "prefork", given["concurrency"], given["autoscale"]
+    if autoscale is not None and "worker_concurrency" in app.conf:
+        concurrency = None  # the command line has the last word
     if autoscale is not None and pool == "prefork" and (concurrency is not None or given["processes"] > 1):
         raise click.UsageError(
             "--autoscale says how many processes there are: leave out --concurrency and --processes."
@@ -125,12 +143,12 @@ def _options(app: PgQueue, given: dict[str, Any]) -> WorkerOptions:
         soft_time_limit=given["soft_time_limit"],
         max_tasks_per_child=given["max_tasks_per_child"],
         max_memory_per_child=given["max_memory_per_child"],
-        prefetch_multiplier=given["prefetch_multiplier"],
+        prefetch_multiplier=given["prefetch_multiplier"] or 0,
     )
 
 
 def _queues(app: PgQueue, given: str | None, excluded: str | None) -> tuple[str, ...]:
-    queues = tuple(dict.fromkeys(given.split(","))) if given else (app.default_queue,)
+    queues = tuple(dict.fromkeys(given.split(","))) if given else app.queues
     without = set(excluded.split(",")) if excluded else set()
     if unknown := sorted(without - set(queues)):
         raise click.UsageError(f"-X names queues that are not served anyway: {', '.join(unknown)}.")
@@ -212,7 +230,8 @@ def _stop_event() -> Iterator[threading.Event]:
 
 
 def _greeting(context: Context, app: PgQueue, options: WorkerOptions) -> str:
-    tasks = "\n".join(f"    {name}" for name in sorted(app.tasks)) or "    none: is their module imported by this one?"
+    own = sorted(name for name in app.tasks if not name.startswith("pgqueue."))
+    tasks = "\n".join(f"    {name}" for name in own) or "    none: is their module imported by this one?"
     return (
         f"pgqueue worker {options.full_name}\n"
         f"  app     {app.name}\n"
@@ -243,5 +262,5 @@ def _log_to_stderr(level: str) -> None:
         logger.addHandler(RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S"))
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s [%(process)d] %(message)s"))
+    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
     logger.addHandler(handler)

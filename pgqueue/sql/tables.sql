@@ -33,6 +33,11 @@ create table pgqueue.job (
     error         json,
     time_limit    real,
     soft_time_limit real,
+    links         json,
+    errbacks      json,
+    options       json,
+    history       jsonb,
+    requeues      smallint    not null default 0,
     constraint job_task_length check (length(task) between 1 and 255),
     constraint job_queue_length check (length(queue) between 1 and 100),
     constraint job_priority_range check (priority between 0 and 9),
@@ -53,6 +58,7 @@ create index job_line on pgqueue.job (queue, priority desc, eta);
 create unique index job_unique_key on pgqueue.job (unique_key) where unique_key is not null;
 -- Suspects: few, and each is claimed alone. A claim changes neither column nor condition, so it stays a HOT update.
 create index job_suspect on pgqueue.job (eta) where crashes > 0;
+create index job_parent on pgqueue.job (parent_id) where parent_id is not null;
 
 comment on table  pgqueue.job is 'Unfinished work: one row per requested call of a task, until its acknowledgement deletes it.';
 comment on column pgqueue.job.id is 'Id of the job, the task id of Celery: a UUIDv7 made by the client, or any UUID that the caller chose.';
@@ -78,6 +84,11 @@ comment on column pgqueue.job.headers is 'What the caller sends along, a JSON ob
 comment on column pgqueue.job.error is 'Why the last attempt was retried or lost: type, message, traceback.';
 comment on column pgqueue.job.time_limit is 'Seconds after which an attempt is ended as FAILURE. NULL: as the task or the worker says.';
 comment on column pgqueue.job.soft_time_limit is 'Seconds after which SoftTimeLimitExceeded is raised in the task. NULL: as the task or the worker says.';
+comment on column pgqueue.job.links is 'Its continuations: an array of jobs, as enqueue_many takes them, that are enqueued when it succeeds. NULL: none.';
+comment on column pgqueue.job.errbacks is 'An array of jobs, as enqueue_many takes them, that are enqueued when it ends as FAILURE or REJECTED. NULL: none.';
+comment on column pgqueue.job.options is 'Rare options of the call, a JSON object that the client reads: shadow, trail, origin and so on.';
+comment on column pgqueue.job.history is 'Attempts that did not end it, the newest last, 20 at most: attempt, at, state (RETRY, CRASH, REQUEUE, HOOK), error.';
+comment on column pgqueue.job.requeues is 'How many times the task has rejected it to be requeued.';
 
 create table pgqueue.result (
     id          uuid        not null primary key,
@@ -100,6 +111,8 @@ create table pgqueue.result (
     headers     json,
     value       json,
     error       json,
+    options     json,
+    history     jsonb,
     constraint result_state check (state in ('SUCCESS', 'FAILURE', 'REVOKED', 'REJECTED', 'IGNORED'))
 ) with (
     autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_vacuum_cost_delay = 0
@@ -107,6 +120,7 @@ create table pgqueue.result (
 
 create index result_finished_at on pgqueue.result (finished_at);
 create index result_not_success on pgqueue.result (state, finished_at) where state <> 'SUCCESS';
+create index result_parent on pgqueue.result (parent_id) where parent_id is not null;
 
 comment on table  pgqueue.result is 'One row per finished job, inserted by the statement that deletes the job; kept for result_expires.';
 comment on column pgqueue.result.id is 'Id of the job.';
@@ -129,6 +143,8 @@ comment on column pgqueue.result.kwargs is 'Keyword arguments of the last attemp
 comment on column pgqueue.result.headers is 'What the caller sent along.';
 comment on column pgqueue.result.value is 'What the task returned.';
 comment on column pgqueue.result.error is 'How it failed: type, module, message, args, notes, cause, traceback.';
+comment on column pgqueue.result.options is 'Rare options of the call, as in job.';
+comment on column pgqueue.result.history is 'Attempts that did not end it, and hooks that failed after its end, as in job.';
 
 create table pgqueue.worker (
     id           uuid        not null primary key,
@@ -146,7 +162,8 @@ create table pgqueue.worker (
     queues       text[]      not null,
     at_most_once text[]      not null default '{}',
     unknown      text[]      not null default '{}',
-    fail_if_lost text[]      not null default '{}'
+    fail_if_lost text[]      not null default '{}',
+    hooked       text[]      not null default '{}'
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50);
 
 comment on table  pgqueue.worker is 'Worker processes that are alive, or were until somebody notices.';
@@ -166,6 +183,7 @@ comment on column pgqueue.worker.queues is 'Queues it claims from, in this order
 comment on column pgqueue.worker.at_most_once is 'Tasks acknowledged by the claim (acks_late=False): never run again after this worker died.';
 comment on column pgqueue.worker.unknown is 'Task names it met and does not know; it leaves them to others.';
 comment on column pgqueue.worker.fail_if_lost is 'Tasks with reject_on_worker_lost=False: they end as FAILURE if this worker dies with them.';
+comment on column pgqueue.worker.hooked is 'Tasks whose failure is told to their hooks by a job of its own when others find it. An asterisk means all.';
 
 create table pgqueue.duty (
     name   text        not null primary key,
@@ -199,3 +217,20 @@ comment on table  pgqueue.waiter is 'Who waits for a result. Only while somebody
 comment on column pgqueue.waiter.job is 'Job that is waited for.';
 comment on column pgqueue.waiter.id is 'One call of get().';
 comment on column pgqueue.waiter.until is 'Removed after this time if the waiting process died.';
+
+create table pgqueue.progress (
+    job     uuid        not null primary key,
+    worker  uuid,
+    attempt integer     not null,
+    state   text        not null,
+    meta    json,
+    at      timestamptz not null
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
+
+comment on table  pgqueue.progress is 'What running tasks say of themselves with set_state. Holds for one attempt, and is deleted when that ends.';
+comment on column pgqueue.progress.job is 'Job that it is about.';
+comment on column pgqueue.progress.worker is 'Worker of the attempt. NULL: said while nobody held the lease.';
+comment on column pgqueue.progress.attempt is 'Attempt of the job at that time; status shows nothing of an earlier one.';
+comment on column pgqueue.progress.state is 'Any word that is not the state of a finished job, such as PROGRESS.';
+comment on column pgqueue.progress.meta is 'What goes with it; status shows it as the value.';
+comment on column pgqueue.progress.at is 'When it was said, by the clock of the database.';

@@ -2,23 +2,44 @@
 
     Claim ── prepare ──> Context ── invoke ──> value or exception ── conclude ──> Outcome
 
-Acknowledging, storing and telling come after it, elsewhere.
+Acknowledging and storing come after it, elsewhere; then `Aftermath` tells hooks and receivers.
 """
 
-from pgqueue.tracer.build import Tracer, TransactionBlock, build_tracer
-from pgqueue.tracer.conclude import report
-from pgqueue.tracer.context import Context, Guard, Traced, Transactor, current_context, no_context, request_of
+from pgqueue.tracer.aftermath import Aftermath, Listeners
+from pgqueue.tracer.build import Concluded, Tracer, TransactionBlock, build_tracer
+from pgqueue.tracer.context import (
+    Context,
+    Guard,
+    Traced,
+    Transactor,
+    current_context,
+    current_name,
+    entered,
+    enters,
+    no_context,
+    request_of,
+)
+from pgqueue.tracer.hooks import ExceptionInfo, Hooks
+from pgqueue.tracer.prepare import Where
 
 __all__ = [
+    "Aftermath",
+    "Concluded",
     "Context",
+    "ExceptionInfo",
     "Guard",
+    "Hooks",
+    "Listeners",
     "Traced",
     "Tracer",
     "TransactionBlock",
     "Transactor",
+    "Where",
     "build_tracer",
     "current_context",
+    "current_name",
+    "entered",
+    "enters",
     "no_context",
-    "report",
     "request_of",
 ]

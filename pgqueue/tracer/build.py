@@ -6,21 +6,28 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from pgqueue.errors import LeaseLost, WorkerShutdown
+from pgqueue.reports import clear_frames, report
+from pgqueue.signals import task_postrun, task_prerun, task_rejected
+from pgqueue.tracer.aftermath import Aftermath, Listeners
 from pgqueue.tracer.conclude import conclude_error, conclude_value
 from pgqueue.tracer.context import UNGUARDED, Context, Guard, Traced, Transactor, _current
-from pgqueue.tracer.prepare import prepare
-from pgqueue.types import Claim, Outcome
+from pgqueue.tracer.hooks import overridden
+from pgqueue.tracer.prepare import Refusal, Where, prepare
+from pgqueue.types import Claim, Failed, Outcome, Succeeded
 
 logger = logging.getLogger("pgqueue.tracer")
+
+#: What an attempt comes to, and what is to be said about it when that is committed; None: nobody wants to hear.
+Concluded: TypeAlias = tuple[Outcome, Aftermath | None]
 
 
 class Trace(Protocol):
     """Runs a claim of a function."""
 
-    def __call__(self, claim: Claim, transactor: Transactor | None, guard: Guard = ...) -> Outcome: ...
+    def __call__(self, claim: Claim, transactor: Transactor | None, guard: Guard = ...) -> Concluded: ...
 
 
 class AsyncTrace(Protocol):
@@ -28,7 +35,7 @@ class AsyncTrace(Protocol):
 
     def __call__(
         self, claim: Claim, transactor: Transactor | None, guard: Guard = ...
-    ) -> Coroutine[Any, Any, Outcome]: ...
+    ) -> Coroutine[Any, Any, Concluded]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,70 +46,135 @@ class Tracer:
     atrace: AsyncTrace | None
 
 
-def build_tracer(task: Traced, hostname: str = "") -> Tracer:
-    """Return the tracer of a task, specialised for whether it is bound, transactional, a coroutine.
+def build_tracer(task: Traced, where: Where = Where(), *, always: bool = False) -> Tracer:  # noqa: B008 - a value
+    """Return the tracer of a task, specialised for what it uses: hooks, a transaction, a `__call__` of its own.
 
-    - `hostname`: name of the worker, for `self.request.hostname`.
+    - `where`: which worker it belongs to, for `self.request`.
+    - `always`: give an aftermath with every outcome, and leave the exception whole until it is told.
 
     Neither form raises, but for a cancellation of the coroutine from outside: then nothing happened.
 
-        outcome = build_tracer(task).trace(claim, None)
+        outcome, aftermath = build_tracer(task).trace(claim, None)
     """
-    return (
-        Tracer(None, _build_async(task, hostname)) if task.is_coroutine else Tracer(_build_sync(task, hostname), None)
-    )
+    conclude = _Conclusions(task, always=always)
+    if task.is_coroutine:
+        return Tracer(None, _build_async(task, where, conclude))
+    return Tracer(_build_sync(task, where, conclude), None)
 
 
-def _build_sync(task: Traced, hostname: str) -> Trace:
-    invoke = _invoke_in_transaction(task) if task.transactional else _invoke(task)
+def _build_sync(task: Traced, where: Where, conclude: _Conclusions) -> Trace:
+    invoke = _with_before_start(task, _invoke_in_transaction(task) if task.transactional else _invoke(task))
 
-    def trace(claim: Claim, transactor: Transactor | None, guard: Guard = UNGUARDED) -> Outcome:
-        context = prepare(task, claim, hostname, transactor)
-        if not isinstance(context, Context):
-            return context
+    def trace(claim: Claim, transactor: Transactor | None, guard: Guard = UNGUARDED) -> Concluded:
+        context = prepare(task, claim, where, transactor)
+        if isinstance(context, Refusal):
+            return conclude.refusal(context)
         token = _current.set(context)
         try:
+            if task_prerun.receivers:
+                _begin(task, context)
             try:
                 guard.enter()
                 value = invoke(context)
             finally:
                 guard.leave()
         except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its failures, not the worker's
-            return conclude_error(task, context, _interruption(guard) or error)
+            return conclude.error(context, _interruption(guard) or error)
         finally:
             _current.reset(token)
-        return conclude_value(task, value)
+        return conclude.value(context, value)
 
     return trace
 
 
-def _build_async(task: Traced, hostname: str) -> AsyncTrace:
-    invoke = _ainvoke_in_transaction(task) if task.transactional else _invoke(task)
+def _build_async(task: Traced, where: Where, conclude: _Conclusions) -> AsyncTrace:
+    invoke = _awith_before_start(task, _ainvoke_in_transaction(task) if task.transactional else _invoke(task))
 
-    async def atrace(claim: Claim, transactor: Transactor | None, guard: Guard = UNGUARDED) -> Outcome:
-        context = prepare(task, claim, hostname, transactor)
-        if not isinstance(context, Context):
-            return context
+    async def atrace(claim: Claim, transactor: Transactor | None, guard: Guard = UNGUARDED) -> Concluded:
+        context = prepare(task, claim, where, transactor)
+        if isinstance(context, Refusal):
+            return conclude.refusal(context)
         cancels = _cancels()
         token = _current.set(context)
         try:
+            if task_prerun.receivers:
+                _begin(task, context)
             try:
                 guard.aenter()
                 value = await invoke(context)
             finally:
                 guard.leave()
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and guard.interruption is not None:
-                return conclude_error(task, context, guard.interruption)
+            cancelled = issubclass(type(error), asyncio.CancelledError)  # asks its class nothing
+            if cancelled and guard.interruption is not None:
+                # It was never raised itself: where the coroutine was is known by the cancellation.
+                return conclude.error(context, guard.interruption.with_traceback(error.__traceback__))
             # Counted from before: an attempt that called cancel() itself must not look like a stop to the next one.
-            if isinstance(error, asyncio.CancelledError) and _cancels() > cancels:
+            if cancelled and _cancels() > cancels:
+                _end(task, context)
                 raise
-            return conclude_error(task, context, _interruption(guard) or error)
+            return conclude.error(context, _interruption(guard) or error)
         finally:
             _current.reset(token)
-        return conclude_value(task, value)
+        return conclude.value(context, value)
 
     return atrace
+
+
+class _Conclusions:
+    """Value, exception or refusal to outcome and aftermath. What nobody wants to hear of is dropped at once."""
+
+    def __init__(self, task: Traced, *, always: bool) -> None:
+        self._task = task
+        self._listeners = Listeners(task)
+        self._always = always
+
+    def value(self, context: Context, value: object) -> Concluded:
+        try:
+            outcome = conclude_value(self._task, value)
+        except BaseException as error:  # a value's own code has run, such as a model's; it may raise anything
+            return self._with_error(context, Failed(report(error)), error)
+        if self._wanted(context, outcome):
+            return outcome, Aftermath(self._task, context, value)
+        return outcome, None
+
+    def error(self, context: Context, error: BaseException) -> Concluded:
+        return self._with_error(context, conclude_error(self._task, context, error), error)
+
+    def refusal(self, refusal: Refusal) -> Concluded:
+        outcome, context, error, readable = refusal
+        if not readable and task_rejected.receivers:
+            task_rejected.send(self._task, message=context, exc=error)
+        return self._with_error(context, outcome, error)
+
+    def _with_error(self, context: Context, outcome: Outcome, error: BaseException | None) -> Concluded:
+        if self._wanted(context, outcome):
+            return outcome, Aftermath(self._task, context, error=error)
+        if error is not None:
+            clear_frames(error)
+        return outcome, None
+
+    def _wanted(self, context: Context, outcome: Outcome) -> bool:
+        if self._always or context.unheard or self._listeners.want(outcome):
+            return True
+        # A COMMIT may be refused: then it is a failure.
+        return context.transacts and isinstance(outcome, Succeeded) and self._listeners.failure
+
+
+def _begin(task: Traced, context: Context) -> None:
+    context.begun = True
+    answers = task_prerun.send(task, task_id=context.id, task=task, args=context.args, kwargs=context.kwargs)
+    for _, answer in answers:
+        if isinstance(answer, BaseException):
+            context.unheard += ((task_prerun.name, answer),)
+
+
+def _end(task: Traced, context: Context) -> None:
+    """Send what pairs with `task_prerun` where an attempt was cancelled as if it had never been."""
+    if context.begun:
+        task_postrun.send(
+            task, task_id=context.id, task=task, args=context.args, kwargs=context.kwargs, retval=None, state=None
+        )
 
 
 def _interruption(guard: Guard) -> BaseException | None:
@@ -116,31 +188,67 @@ def _cancels() -> int:
     return 0 if current is None else current.cancelling()
 
 
+def _function(task: Traced) -> Callable[..., Any]:
+    """Return what is called: `run`, or the task itself if its class has a `__call__` of its own."""
+    return task if task.has_own_call else task.run
+
+
 def _invoke(task: Traced) -> Callable[[Context], Any]:
-    run = task.run
-    if task.bind:
-        return lambda context: run(task, *context.args, **context.kwargs)
-    return lambda context: run(*context.args, **context.kwargs)
+    function = _function(task)
+    if not task.has_own_call:
+        return lambda context: function(*context.args, **context.kwargs)
+
+    def invoke(context: Context) -> Any:
+        context.entering = True
+        return function(*context.args, **context.kwargs)
+
+    return invoke
 
 
 def _invoke_in_transaction(task: Traced) -> Callable[[Context], Any]:
-    run, first = task.run, (task,) if task.bind else ()
+    function = _function(task)
 
     def invoke(context: Context) -> Any:
         with TransactionBlock(context) as connection:
-            return run(*first, connection, *context.args, **context.kwargs)
+            context.entering = task.has_own_call
+            return function(connection, *context.args, **context.kwargs)
 
     return invoke
 
 
 def _ainvoke_in_transaction(task: Traced) -> Callable[[Context], Any]:
-    run, first = task.run, (task,) if task.bind else ()
+    function = _function(task)
 
     async def invoke(context: Context) -> Any:
         async with TransactionBlock(context) as connection:
-            return await run(*first, connection, *context.args, **context.kwargs)
+            context.entering = task.has_own_call
+            return await function(connection, *context.args, **context.kwargs)
 
     return invoke
+
+
+def _with_before_start(task: Traced, invoke: Callable[[Context], Any]) -> Callable[[Context], Any]:
+    """Put the hook before the body, in the same attempt."""
+    if not overridden(task, "before_start"):
+        return invoke
+    hook: Callable[..., object] = task.before_start  # type: ignore[attr-defined]
+
+    def started(context: Context) -> Any:
+        hook(context.id, context.args, context.kwargs)
+        return invoke(context)
+
+    return started
+
+
+def _awith_before_start(task: Traced, invoke: Callable[[Context], Any]) -> Callable[[Context], Any]:
+    started = _with_before_start(task, invoke)
+    if started is invoke:
+        return invoke
+
+    async def astarted(context: Context) -> Any:
+        return await started(context)
+
+    return astarted
 
 
 class TransactionBlock:
@@ -159,6 +267,7 @@ class TransactionBlock:
             raise RuntimeError("a transaction that commits with the acknowledgement needs a worker around the task")
         self._transactor = context.transactor
         self._claim = context.claim
+        context.transacts = True
 
     def __enter__(self) -> Any:
         return self._transactor.begin(self._claim)

@@ -8,13 +8,14 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from pgqueue.arguments import Arguments
+from pgqueue.options import TaskOptions, seconds
 from pgqueue.retry import RetryPolicy
 from pgqueue.serialization import decode
 from pgqueue.types import Claim
 
 
 class Traced(Protocol):
-    """What the tracer needs of a task."""
+    """What the tracer needs of a task; its hooks are looked up by name."""
 
     @property
     def name(self) -> str: ...
@@ -31,7 +32,14 @@ class Traced(Protocol):
     @property
     def is_coroutine(self) -> bool: ...
     @property
+    def has_own_call(self) -> bool: ...
+    @property
+    def options(self) -> TaskOptions: ...
+    @property
     def max_payload_bytes(self) -> int: ...
+    @property
+    def max_requeues(self) -> int: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 class Transactor(Protocol):
@@ -76,23 +84,29 @@ UNGUARDED = Unguarded()
 class Context:
     """The request of the job that runs now, with Celery's names.
 
-    Outside a worker `called_directly` is True and `id` is None. Unknown names: `get(name, default)`.
+    Outside a worker `called_directly` is True and `id` is None. A header may be read as an attribute too; other unknown
+    names: `get(name, default)`.
 
+    - `task`: name of the task. `hostname`: name of the worker, `worker`: its id.
     - `around`: for a task that another calls directly: the context of the job that runs.
+    - `is_eager`: whether it runs where the call was made, by `apply` or `task_always_eager`.
     - `max_retries`: the limit that `self.retry(max_retries=...)` has set for this attempt; None: the task's.
+    - `begun`: whether `task_prerun` was sent. `entering`: the next call of the task is that of the tracer.
+    - `transacts`: whether the attempt has a transaction, whose COMMIT may be refused.
+    - `unheard`: what receivers of `task_prerun` have raised.
     """
 
+    # With a place for whatever a task or a library hangs on it, made only then.
     __slots__ = (
-        "args",
-        "around",
-        "called_directly",
-        "claim",
-        "hostname",
-        "kwargs",
-        "max_retries",
-        "task",
-        "transactor",
-    )
+        "__dict__", "_children", "_options", "args", "around", "begun", "called_directly", "claim", "entering",
+        "hostname", "is_eager", "kwargs", "max_retries", "task", "transactor", "transacts", "unheard", "worker",
+    )  # fmt: skip
+
+    #: Celery's words for what does not exist here: logging of one worker, stamps, replies, and parts of a canvas.
+    loglevel = logfile = stamps = stamped_headers = reply_to = origin = lang = None
+    group = group_index = chord = chain = None
+    #: Times are aware, always.
+    utc = True
 
     def __init__(
         self,
@@ -103,6 +117,9 @@ class Context:
         hostname: str = "",
         transactor: Transactor | None = None,
         around: Context | None = None,
+        worker: str | None = None,
+        options: TaskOptions | None = None,
+        is_eager: bool = False,
     ) -> None:
         self.task = task
         self.claim = claim
@@ -111,6 +128,12 @@ class Context:
         self.hostname = hostname
         self.transactor = transactor
         self.around = around
+        self.worker = worker
+        self.is_eager = is_eager
+        self.begun = self.entering = self.transacts = False
+        self.unheard: tuple[tuple[str, BaseException], ...] = ()
+        self._options = options
+        self._children: list[Any] | None = None
         self.max_retries: int | None = None
         self.called_directly = claim is None
 
@@ -173,6 +196,70 @@ class Context:
         return found if isinstance(found, dict) else None
 
     @property
+    def time_limit(self) -> float | None:
+        """Hard time limit of the attempt in seconds, that of the call or of the task; None for none."""
+        return self._limit("time_limit")
+
+    @property
+    def soft_time_limit(self) -> float | None:
+        """Soft time limit of the attempt in seconds; None for none."""
+        return self._limit("soft_time_limit")
+
+    @property
+    def timelimit(self) -> list[float | None]:
+        """Both limits, the hard one first."""
+        return [self.time_limit, self.soft_time_limit]
+
+    @property
+    def ignore_result(self) -> bool | None:
+        """What the call said about keeping its result; None if nothing."""
+        return self.claim.ignore_result if self.claim else None
+
+    @property
+    def callbacks(self) -> list[Any] | None:
+        """The links that a success will enqueue, as data; None if there are none."""
+        return _decoded(self.claim.links) if self.claim else None
+
+    @property
+    def errbacks(self) -> list[Any] | None:
+        """The links that a failure will enqueue, as data; None if there are none."""
+        return _decoded(self.claim.errbacks) if self.claim else None
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The id of the job."""
+        return self.id
+
+    @property
+    def shadow(self) -> str | None:
+        """The name that the call gave it for logs."""
+        found = self._option("shadow")
+        return found if isinstance(found, str) else None
+
+    @property
+    def replaced_task_nesting(self) -> int:
+        """How often `self.replace` has put another call in the place of this one."""
+        found = self._option("replaced")
+        return found if isinstance(found, int) else 0
+
+    @property
+    def properties(self) -> Mapping[str, object]:
+        """What the message of a broker would carry, as far as it exists here."""
+        return {"correlation_id": self.id, "priority": self.priority}
+
+    @property
+    def keeps_trail(self) -> bool:
+        """Whether handles list the jobs that this one enqueues."""
+        return self._options is None or self._options.trail
+
+    @property
+    def children(self) -> list[Any]:
+        """Handles of the jobs that this attempt has enqueued."""
+        if self._children is None:
+            self._children = []
+        return self._children
+
+    @property
     def delivery_info(self) -> Mapping[str, object]:
         """Where the job came from, with Celery's keys; `redelivered` after a lost worker."""
         return {
@@ -180,13 +267,49 @@ class Context:
             "routing_key": self.queue,
             "priority": self.priority,
             "redelivered": self.crashes > 0,
+            "is_eager": self.is_eager,
         }
 
     def get(self, name: str, default: object = None) -> Any:
         """Return an attribute, a header, or the default."""
-        if not name.startswith("_") and hasattr(self, name):
-            return getattr(self, name)
-        return (self.headers or {}).get(name, default)
+        return default if name.startswith("_") else getattr(self, name, default)
+
+    def as_execution_options(self) -> dict[str, object]:
+        """Return the options with which another call would be like this one."""
+        given = {
+            "task_id": self.id,
+            "root_id": self.root_id,
+            "parent_id": self.parent_id,
+            "queue": self.queue,
+            "priority": self.priority,
+            "shadow": self.shadow,
+            "headers": self.headers,
+            "ignore_result": self.ignore_result,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    def __getattr__(self, name: str) -> Any:
+        # Only for names that nothing else has: whatever a caller or a tracing library sent along.
+        headers = None if name.startswith("_") else self.headers
+        if headers is None or name not in headers:
+            raise AttributeError(f"the request has neither an attribute nor a header {name!r}")
+        return headers[name]
+
+    def _limit(self, name: str) -> float | None:
+        called = getattr(self.claim, name, None)
+        limit = getattr(self._options, name, None) if called is None else called
+        return None if limit is None else seconds(name, limit)
+
+    def _option(self, name: str) -> object:
+        if self.claim is None or self.claim.options is None:
+            return None
+        found = decode(self.claim.options)
+        return found.get(name) if isinstance(found, dict) else None
+
+
+def _decoded(text: str | None) -> list[Any] | None:
+    found = None if text is None else decode(text)
+    return found if isinstance(found, list) else None
 
 
 _current: ContextVar[Context | None] = ContextVar("pgqueue_context", default=None)
@@ -205,6 +328,31 @@ def request_of(task: str) -> Context:
     """Return the context in which a task's function runs now; where it does not run, one of a direct call."""
     context = _current.get()
     return context if context is not None and context.task == task else Context(task)
+
+
+def current_name() -> str | None:
+    """Return the name of the task whose function runs now in this thread or coroutine, as a job or called directly."""
+    context = _current.get()
+    return None if context is None else context.task
+
+
+def enters(task: str) -> Context | None:
+    """Return the context if this call of a task is the one that its tracer makes, once."""
+    context = _current.get()
+    if context is None or not context.entering or context.task != task:
+        return None
+    context.entering = False
+    return context
+
+
+@contextmanager
+def entered(context: Context) -> Iterator[None]:
+    """Make this the context of what runs inside."""
+    token = _current.set(context)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 @contextmanager

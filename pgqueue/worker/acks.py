@@ -11,8 +11,8 @@ from typing import Any
 import psycopg
 
 from pgqueue.database import connection_lost, passes, run, run_together
+from pgqueue.reports import report
 from pgqueue.statements import Ended, Statement, Statements
-from pgqueue.tracer import report
 from pgqueue.types import Claim, Failed
 from pgqueue.worker import journal
 from pgqueue.worker.pace import LARGEST_ACK, LATER
@@ -94,4 +94,7 @@ class Acks:
     def _tell(self, batch: list[Ended], refused: list[str]) -> None:
         for ended in batch:
             self._forget(ended.claim)
-            journal.tell(ended, ended.claim.id not in refused)
+            acked = ended.claim.id not in refused
+            journal.tell(ended, acked)
+            if ended.told is not None:
+                ended.told(ended, acked)

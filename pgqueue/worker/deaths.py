@@ -71,7 +71,7 @@ def overdue(limit: float, crashes: int, max_crashes: int, *, repeats: bool) -> O
     error = ErrorReport(
         "TimeLimitExceeded", "pgqueue.errors", f"the attempt ran longer than its time limit of {limit:g} s"
     )
-    return Released(crash=error) if repeats and crashes < max_crashes else Failed(error)
+    return Released(crash=error) if repeats and crashes < max_crashes else Failed(error, hooks=True)
 
 
 def _ended(begun: Begun, max_crashes: int) -> Ended:

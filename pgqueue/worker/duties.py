@@ -13,6 +13,7 @@ from pgqueue.app import PgQueue
 from pgqueue.database import run
 from pgqueue.statements import Observed
 from pgqueue.types import ErrorReport
+from pgqueue.worker.failures import hooked
 from pgqueue.worker.liveness import Identity, Neighbours, Watch
 from pgqueue.worker.options import WorkerOptions
 from pgqueue.worker.pace import SESSION_END
@@ -49,6 +50,7 @@ class Presence:
             "slots": options.slots,
             "queues": list(options.queues),
             "at_most_once": sorted(name for name, task in app.tasks.items() if not task.options.acks_late),
+            "hooked": hooked(app.tasks),
             "fail_if_lost": sorted(name for name, task in app.tasks.items() if not task.options.reject_on_worker_lost),
         }
 

@@ -19,9 +19,12 @@ import psycopg
 
 from pgqueue.app import PgQueue
 from pgqueue.database import run, transient
-from pgqueue.errors import DatabaseUnavailable, LeaseLost, PgQueueError, WorkerShutdown
+from pgqueue.errors import DatabaseUnavailable, LeaseLost, PgQueueError, UnknownTask, WorkerShutdown
+from pgqueue.serialization import encode_error
+from pgqueue.signals import task_received, task_unknown
 from pgqueue.statements import Ended, Statement
-from pgqueue.types import Claim, Failed, Ignored, Released
+from pgqueue.tracer import Context
+from pgqueue.types import Claim, ErrorReport, Failed, Ignored, Released
 from pgqueue.worker import journal
 from pgqueue.worker.acks import Acks
 from pgqueue.worker.board import (
@@ -102,6 +105,7 @@ class IOThread(threading.Thread):
         self._cut_off: list[Claim] = []
 
         self._ended: deque[tuple[Ended, bool | None]] = deque()  # from the slots
+        self._notes: deque[tuple[Claim, str, ErrorReport]] = deque()  # from the slots
         self._acks = Acks(self._statements, identity.id, self._drop)
         self._held: dict[str, Claim] = {}  # claimed and neither acknowledged nor handed back
         self._unknown: list[str] = []  # task names that this program does not have
@@ -130,7 +134,13 @@ class IOThread(threading.Thread):
     def report(self, ended: Ended, acked: bool | None) -> None:
         """Take an attempt that has ended; see `slots.Report`."""
         self._ended.append((ended, acked))
-        if self._parked or not len(self._buffer):
+        if self._parked or not len(self._buffer) or ended.told is not None:
+            self._wake()
+
+    def attach(self, claim: Claim, errors: Sequence[tuple[str, ErrorReport]]) -> None:
+        """Take what went wrong in hooks after an attempt had ended, to be kept with the job."""
+        self._notes.extend((claim, name, error) for name, error in errors)
+        if errors or self._is_ending or self._options.burst:
             self._wake()
 
     def stop(self, how: Stop) -> None:
@@ -232,6 +242,8 @@ class IOThread(threading.Thread):
             wanted = self._wanted(now)
             if self._acks.waiting or wanted:
                 self._exchange(connection, wanted)
+            if self._notes:
+                self._attach(connection)
             self._rest(connection, now)
             if self._finished(now):
                 return
@@ -246,17 +258,23 @@ class IOThread(threading.Thread):
             self._tasks_ended += 1
             if isinstance(ended.outcome, Released):
                 ended = self._interrupted(ended, ended.outcome)
+            elif isinstance(ended.outcome, Failed) and ended.outcome.error.type == "MemoryError":
+                logger.warning("a task ran out of memory; a fresh process replaces this one")
+                self._retiring = True
             if acked is None:
                 self._acks.waiting.append(ended)
             else:
                 self._drop(ended.claim)
                 journal.tell(ended, acked)
+                if ended.told is not None:
+                    ended.told(ended, acked)
         self._demand.ended(runtimes)
         return bool(runtimes)
 
     def _interrupted(self, ended: Ended, released: Released) -> Ended:
         """Return what an attempt comes to that was interrupted: it goes back, unless its claim has acknowledged it."""
-        if self._stop_at is not None and released.crash is None:
+        given_up = self._leave_at < math.inf  # then its job was handed back by others
+        if self._stop_at is not None and released.crash is None and not given_up:
             self.exit_code = EXIT_CUT_OFF
         if self._app.tasks[ended.claim.task].options.acks_late:
             return ended
@@ -351,6 +369,9 @@ class IOThread(threading.Thread):
                 self._acks.waiting.append(Ended(claim, Ignored(), keep=False))
             elif claim.task in self._app.tasks:
                 known.append(claim)
+                if task_received.receivers:
+                    task = self._app.tasks[claim.task]
+                    task_received.send(task, request=Context(claim.task, claim, hostname=self._identity.name))
             else:
                 self._leave_to_others(claim)
         if known:
@@ -363,11 +384,29 @@ class IOThread(threading.Thread):
         self._acks.waiting.append(self._untried(claim))
         if claim.task not in self._unknown:
             self._unknown.append(claim.task)
+            if task_unknown.receivers:
+                error = UnknownTask(f"no task {claim.task!r} is registered in {self._app.name}")
+                task_unknown.send(
+                    self._app, message=Context(claim.task, claim), exc=error, name=claim.task, id=claim.id
+                )
             logger.warning(
                 "task %r of job %s is not registered here; such jobs are left to workers that know it",
                 claim.task,
                 claim.id,
             )
+
+    def _attach(self, connection: Connection) -> None:
+        """Keep with their jobs what went wrong in hooks; that is no reason to stop working."""
+        while self._notes:
+            claim, name, error = self._notes[0]
+            entry = f'{{"attempt":{claim.attempt},"state":"HOOK","hook":"{name}","error":{encode_error(error)}}}'
+            try:
+                run(connection, self._statements.attach(claim.id, entry))
+            except psycopg.Error as problem:
+                if transient(problem):
+                    raise
+                logger.error("job %s: an error of its hook %s cannot be stored: %s", claim.id, name, problem)
+            self._notes.popleft()
 
     # -- beside the work -------------------------------------------------------------------------------------
 
@@ -452,7 +491,7 @@ class IOThread(threading.Thread):
             assert slot.claim is not None
             if slot.session is not None:  # its open transaction locks the row
                 run(connection, self._statements.end_sessions(self._identity.id, SESSION_END, slot.session))
-            repeats = not self._app.tasks[slot.claim.task].options.acks_on_failure_or_timeout
+            repeats = self._app.tasks[slot.claim.task].options.repeats_overdue
             outcome = overdue(slot.limit, slot.claim.crashes, self._app.settings.max_crashes, repeats=repeats)
             if not any(ended.claim is slot.claim for ended in self._acks.waiting):  # from before the connection broke
                 self._acks.waiting.append(Ended(slot.claim, outcome, slot.limit))
@@ -495,7 +534,8 @@ class IOThread(threading.Thread):
         return False
 
     def _at_rest(self) -> bool:
-        return not self._held and not self._ended
+        telling = self._notes or any(slot.telling for slot in self._slots)
+        return not self._held and not self._ended and not telling
 
     def _out_of_time(self) -> bool:
         return self._stop_at is not None and time.monotonic() >= self._stop_at

@@ -55,7 +55,7 @@ class Rules(dict[str, Rule]):
             self._options.soft_time_limit if soft is None else soft,
         )
         once = not (own.acks_late and own.reject_on_worker_lost)
-        self[name] = Rule(hard, soft, not own.acks_on_failure_or_timeout, once)
+        self[name] = Rule(hard, soft, own.repeats_overdue, once)
         return self[name]
 
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from pgqueue.app import PgQueue
 from pgqueue.errors import SoftTimeLimitExceeded
 from pgqueue.ids import new_id
+from pgqueue.tracer import Where
+from pgqueue.worker import failures
 from pgqueue.worker.board import EXIT_LIMIT, Board, Stop
 from pgqueue.worker.buffer import LoopBuffer, ThreadBuffer
 from pgqueue.worker.io_thread import IOThread
@@ -62,6 +64,7 @@ class WorkerProcess:
         quota: Quota | None = None,
         replace: Callable[[], object] | None = None,
     ) -> None:
+        failures.install(app)
         self._app = app
         self._options = options
         self._board = board or Board(options.slots, shared=False)
@@ -156,9 +159,9 @@ class WorkerProcess:
             if self._stop is not None:  # said before there was a thread to tell
                 io.stop(self._stop)
         io.start()
-        tracers = Tracers(self._app.tasks, self._identity.name)
+        tracers = Tracers(self._app.tasks, Where(self._identity.name, self._identity.id))
         crashes = self._app.settings.max_crashes
-        return Bench(self._app.tasks, tracers, self._app.database, self._identity.id, crashes, io.report)
+        return Bench(self._app.tasks, tracers, self._app.database, self._identity.id, crashes, io.report, io.attach)
 
     def _look_at_limits(self, now: float) -> float:
         """Interrupt what is over its soft limit, wake the I/O thread for what is over its hard one; say when next."""

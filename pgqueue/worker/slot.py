@@ -44,6 +44,8 @@ class Slot:
         self.interruption: BaseException | None = None
         self.soft_at = self.hard_at = math.inf
         self.limit = 0.0
+        #: Whether hooks of an attempt that has ended are still to be run here.
+        self.telling = False
         #: Process id of the server's side of the transaction that the attempt has open.
         self.session: int | None = None
         self._board = board

@@ -12,10 +12,11 @@ from time import perf_counter
 from typing import Any
 
 from pgqueue.database import Database, conflicts
+from pgqueue.reports import report
 from pgqueue.statements import Ended
 from pgqueue.task import Task
-from pgqueue.tracer import Tracer, build_tracer, report
-from pgqueue.types import Claim, Failed, Outcome, Released, Succeeded
+from pgqueue.tracer import Aftermath, Concluded, Tracer, Where, build_tracer
+from pgqueue.types import Claim, ErrorReport, Failed, Outcome, Released, Succeeded
 from pgqueue.worker.buffer import LoopBuffer, ThreadBuffer
 from pgqueue.worker.slot import Slot
 from pgqueue.worker.transactions import AttemptTransaction
@@ -30,19 +31,22 @@ Report = Callable[[Ended, bool | None], None]
 class Tracers(dict[str, Tracer]):
     """The tracers of an app's tasks, each made when it is first needed: a task may be declared later."""
 
-    def __init__(self, tasks: Mapping[str, Task[..., Any, Any]], hostname: str) -> None:
+    def __init__(self, tasks: Mapping[str, Task[..., Any, Any]], where: Where) -> None:
         super().__init__()
         self._tasks = tasks
-        self._hostname = hostname
+        self._where = where
 
     def __missing__(self, name: str) -> Tracer:
-        self[name] = build_tracer(self._tasks[name], self._hostname)
+        self[name] = build_tracer(self._tasks[name], self._where)
         return self[name]
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What the slots of one process share: tasks and tracers by name, and where outcomes go."""
+    """What the slots of one process share: tasks and tracers by name, and where outcomes and notes go.
+
+    `attach` takes what went wrong after an attempt had ended, to be kept with the job.
+    """
 
     tasks: Mapping[str, Task[..., Any, Any]]
     tracers: Tracers
@@ -50,6 +54,7 @@ class Bench:
     worker: str
     max_crashes: int
     report: Report
+    attach: Callable[[Claim, Sequence[tuple[str, ErrorReport]]], None]
 
 
 def work(bench: Bench, buffer: ThreadBuffer, slot: Slot) -> None:
@@ -64,23 +69,31 @@ def work(bench: Bench, buffer: ThreadBuffer, slot: Slot) -> None:
             tracer = tracers[claim.task]
             try:
                 if tracer.trace is not None:
-                    outcome = tracer.trace(claim, transaction, slot)
+                    outcome, aftermath = tracer.trace(claim, transaction, slot)
                 else:
                     assert tracer.atrace is not None
-                    outcome = runner.run(tracer.atrace(claim, transaction, slot))
+                    outcome, aftermath = runner.run(tracer.atrace(claim, transaction, slot))
             except BaseException as error:  # a coroutine that cancels itself; a slot must never die
-                outcome = Failed(report(error))
+                outcome, aftermath = Failed(report(error)), None
             if not end():
                 threading.Event().wait()  # until the process ends
             if transaction.error is not None:
                 outcome = _lost(bench, claim, outcome)
-            ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim))
+            ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim, outcome))
+            committed = None
+            if aftermath is not None:
+                committed = _Committed()
+                ended = replace(ended, told=committed)
+                slot.telling = True
             if not transaction.is_open:
                 report_ended(ended, None)
             elif tracer.trace is not None:
                 report_ended(*_settle(bench, ended, transaction))
             else:
                 report_ended(*runner.run(_asettle(bench, ended, transaction)))
+            if aftermath is not None and committed is not None:
+                _tell(bench, slot, claim, aftermath, *committed.wait())
+                del aftermath  # nothing of this attempt may outlive it
         runner.run(bench.database.aclose())
 
 
@@ -112,31 +125,81 @@ async def _work_in_loop(bench: Bench, buffer: LoopBuffer, slot: Slot, executor: 
         tracer = bench.tracers[claim.task]
         if tracer.atrace is not None:
             # A task of its own, so that one which cancels itself does not cancel the slot.
-            attempt: asyncio.Future[Outcome] = asyncio.ensure_future(tracer.atrace(claim, transaction, slot))
+            attempt: asyncio.Future[Concluded] = asyncio.ensure_future(tracer.atrace(claim, transaction, slot))
         else:
             assert tracer.trace is not None
             attempt = loop.run_in_executor(executor, tracer.trace, claim, transaction, slot)
         await asyncio.wait([attempt])
         try:
-            outcome = attempt.result()
+            outcome, aftermath = attempt.result()
         except BaseException as error:
-            outcome = Failed(report(error))
+            outcome, aftermath = Failed(report(error)), None
+        del attempt
         if not slot.end():
             await asyncio.Event().wait()  # until the process ends
         if transaction.error is not None:
             outcome = _lost(bench, claim, outcome)
-        ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim))
+        ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim, outcome))
+        committed = None
+        if aftermath is not None:
+            committed = _LoopCommitted(loop)
+            ended = replace(ended, told=committed)
+            slot.telling = True
         if not transaction.is_open:
             bench.report(ended, None)
         elif tracer.atrace is not None:
             bench.report(*await _asettle(bench, ended, transaction))
         else:
             bench.report(*await loop.run_in_executor(executor, _settle, bench, ended, transaction))
+        if aftermath is not None and committed is not None:
+            final, acked = await committed.future
+            if tracer.atrace is not None:
+                _tell(bench, slot, claim, aftermath, final, acked)
+            else:
+                await loop.run_in_executor(executor, _tell, bench, slot, claim, aftermath, final, acked)
+            del aftermath
 
 
-def _keeps(bench: Bench, claim: Claim) -> bool:
-    ignored = claim.ignore_result
-    return not (bench.tasks[claim.task].options.ignore_result if ignored is None else ignored)
+class _Committed:
+    """Waits, in the thread of a slot, until its outcome is acknowledged."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def __call__(self, ended: Ended, acked: bool) -> None:
+        self._answer = ended, acked
+        self._event.set()
+
+    def wait(self) -> tuple[Ended, bool]:
+        """Return what was stored, and whether it was accepted."""
+        self._event.wait()
+        return self._answer
+
+
+class _LoopCommitted:
+    """The same for a coroutine: `future` has the answer."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.future: asyncio.Future[tuple[Ended, bool]] = loop.create_future()
+
+    def __call__(self, ended: Ended, acked: bool) -> None:
+        self._loop.call_soon_threadsafe(self.future.set_result, (ended, acked))
+
+
+def _tell(bench: Bench, slot: Slot, claim: Claim, aftermath: Aftermath, final: Ended, acked: bool) -> None:
+    """Run hooks and receivers, now that the outcome is committed."""
+    try:
+        errors = aftermath.tell(final.outcome, acked)
+    finally:
+        slot.telling = False
+    bench.attach(claim, errors)
+
+
+def _keeps(bench: Bench, claim: Claim, outcome: Outcome) -> bool:
+    options = bench.tasks[claim.task].options
+    ignored = options.ignore_result if claim.ignore_result is None else claim.ignore_result
+    return not ignored or (isinstance(outcome, Failed) and options.keeps_errors)
 
 
 def _lost(bench: Bench, claim: Claim, outcome: Outcome) -> Outcome:

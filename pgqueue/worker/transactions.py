@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from pgqueue.database import Database, arun, connection_lost, run, transient
-from pgqueue.errors import DatabaseUnavailable, LeaseLost, Reject
+from pgqueue.errors import DatabaseUnavailable, LeaseLost, TransactionUnavailable
 from pgqueue.statements import Ended
 from pgqueue.types import Claim, State
 from pgqueue.worker.slot import Slot
@@ -193,4 +193,4 @@ def _requeued() -> Iterator[None]:
     except (psycopg.Error, DatabaseUnavailable) as error:
         if not transient(error):
             raise
-        raise Reject(f"its transaction could not begin: {error}", requeue=True) from error
+        raise TransactionUnavailable(f"the transaction of the attempt could not begin: {error}") from error

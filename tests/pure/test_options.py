@@ -83,7 +83,7 @@ def test_a_connection_is_an_option_of_every_call() -> None:
 def test_an_unknown_name_is_answered_with_the_nearest(given: str, meant: str | None) -> None:
     with pytest.raises(InvalidOption) as caught:
         call_options({given: 1})
-    expected = f"did you mean {meant!r}?" if meant else "known are connection, countdown, "
+    expected = f"did you mean {meant!r}?" if meant else "known are add_to_parent, argsrepr, connection, "
     assert str(caught.value) == f"unknown option {given!r}; {expected}" or expected in str(caught.value)
 
 

@@ -366,4 +366,21 @@ def test_the_signals_are_these() -> None:
         "worker_ready": (),
         "worker_shutting_down": ("sig", "how", "exitcode"),
         "worker_shutdown": (),
-    }
+        "before_task_publish": (
+            "body", "exchange", "routing_key", "headers", "properties", "declare", "retry_policy"
+        ),
+        "after_task_publish": ("body", "exchange", "routing_key", "headers"),
+        "task_received": ("request",),
+        "task_prerun": ("task_id", "task", "args", "kwargs"),
+        "task_postrun": ("task_id", "task", "args", "kwargs", "retval", "state"),
+        "task_success": ("result",),
+        "task_failure": ("task_id", "exception", "args", "kwargs", "traceback", "einfo"),
+        "task_retry": ("request", "reason", "einfo"),
+        "task_revoked": ("request", "terminated", "signum", "expired"),
+        "task_internal_error": (
+            "task_id", "args", "kwargs", "request", "exception", "traceback", "einfo"
+        ),
+        "task_rejected": ("message", "exc"),
+        "task_unknown": ("message", "exc", "name", "id"),
+        "setup_logging": ("loglevel", "logfile", "format", "colorize"),
+    }  # fmt: skip

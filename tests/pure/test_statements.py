@@ -23,6 +23,7 @@ from pgqueue.types import (
     Outcome,
     Rejected,
     Released,
+    Replaced,
     Retried,
     Revoked,
     Succeeded,
@@ -44,7 +45,19 @@ VALUES = st.recursive(
 JSON = VALUES.map(lambda value: encode(value, path="value"))
 JSON_LISTS = st.lists(VALUES, max_size=3).map(lambda value: encode(value, path="args"))
 JSON_OBJECTS = st.dictionaries(TEXT, VALUES, max_size=3).map(lambda value: encode(value, path="kwargs"))
+JSON_CALLS = st.just("[]") | JSON_OBJECTS.map(lambda kwargs: f'[{{"task":"t","kwargs":{kwargs}}}]')
 PRIORITIES = st.integers(0, 9)
+CHANGES: dict[str, st.SearchStrategy[Any]] = {
+    "eta": st.none() | TIMES,
+    "queue": st.none() | TEXT,
+    "priority": st.none() | PRIORITIES,
+    "expires": st.none() | TIMES,
+    "headers": st.none() | JSON_OBJECTS,
+    "options": st.none() | JSON_OBJECTS,
+    "ignore_result": st.none() | st.booleans(),
+    "time_limit": st.none() | SECONDS,
+    "soft_time_limit": st.none() | SECONDS,
+}
 
 JOBS = st.builds(
     NewJob,
@@ -64,6 +77,10 @@ JOBS = st.builds(
     parent_id=st.none() | IDS,
     ignore_result=st.none() | st.booleans(),
     known=st.booleans(),
+    links=st.none() | JSON_CALLS,
+    errbacks=st.none() | JSON_CALLS,
+    options=st.none() | JSON_OBJECTS,
+    immutable=st.booleans(),
 )
 REPORTS = st.builds(
     ErrorReport,
@@ -75,20 +92,27 @@ REPORTS = st.builds(
 )
 OUTCOMES: st.SearchStrategy[Outcome] = st.one_of(
     st.builds(Succeeded, JSON),
-    st.builds(Failed, REPORTS),
+    st.builds(Failed, REPORTS, st.booleans()),
     st.builds(
         Retried,
         st.none() | REPORTS,
         countdown=SECONDS,
-        eta=st.none() | TIMES,
         args=st.none() | JSON_LISTS,
         kwargs=st.none() | JSON_OBJECTS,
-        queue=st.none() | TEXT,
-        priority=st.none() | PRIORITIES,
-        expires=st.none() | TIMES,
+        **CHANGES,
+    ),
+    st.builds(
+        Replaced,
+        TEXT,
+        JSON_LISTS,
+        JSON_OBJECTS,
+        countdown=SECONDS,
+        links=st.none() | JSON_CALLS,
+        errbacks=st.none() | JSON_CALLS,
+        **CHANGES,
     ),
     st.builds(Released, SECONDS),
-    st.builds(Rejected, FULL_TEXT, st.booleans()),
+    st.builds(Rejected, FULL_TEXT, st.booleans(), st.integers(0, 1000)),
     st.builds(Revoked, st.sampled_from(["expired", "revoked"])),
     st.just(Ignored()),
 )
@@ -126,10 +150,12 @@ def test_every_job_is_json_with_every_value_that_it_has(job: NewJob) -> None:
         time = getattr(job, name)
         assert (datetime.fromisoformat(sent[name]) if name in sent else None) == time
         assert name not in sent or sent[name].endswith("+00:00")
-    assert sent.get("headers") == (None if job.headers is None else json.loads(job.headers))
+    for name in ("headers", "links", "errbacks", "options"):
+        text = getattr(job, name)
+        assert sent.get(name) == (None if text is None else json.loads(text))
     assert sent.get("parent_id") == job.parent_id
     assert sent.get("root_id") == (job.root_id if job.parent_id else None)
-    assert sent.get("known", False) == job.known
+    assert (sent.get("known", False), sent.get("immutable", False)) == (job.known, job.immutable)
 
 
 @fuzz
@@ -160,7 +186,7 @@ def test_every_outcome_is_json_under_its_fence(outcome: Outcome, runtime: float,
     sent = strict(outcome_json(Ended(CLAIM, outcome, runtime, keep)))
     assert (sent["id"], sent["attempt"], sent.get("keep", True)) == (CLAIM.id, 7, keep)
     assert sent["runtime"] == pytest.approx(runtime, abs=1e-6)
-    states = {"SUCCESS", "FAILURE", "RETRY", "RELEASED", "REJECTED", "REVOKED", "IGNORED"}
+    states = {"SUCCESS", "FAILURE", "RETRY", "RELEASED", "REJECTED", "REVOKED", "IGNORED", "REQUEUE", "REPLACED"}
     assert sent["state"] in states
 
 
@@ -187,10 +213,22 @@ def test_any_number_of_outcomes_is_one_array(outcomes: list[Outcome]) -> None:
                 "error": json.loads(encode_error(ErrorReport("E", "m", "no"))),
             },
         ),
-        (Rejected("no", requeue=True), {"state": "RELEASED", "countdown": 0}),
+        (
+            Rejected("no", requeue=True, most=7),
+            {
+                "state": "REQUEUE",
+                "requeues": CLAIM.requeues,
+                "most": 7,
+                "error": json.loads(encode_error(ErrorReport("TaskRejectedError", "pgqueue.errors", "no"))),
+            },
+        ),
+        (
+            Failed(ErrorReport("E", "m", "no"), hooks=True),
+            {"state": "FAILURE", "hooks": True, "error": json.loads(encode_error(ErrorReport("E", "m", "no")))},
+        ),
         (Retried(None, 3.0), {"state": "RETRY", "retries": CLAIM.retries, "countdown": 3.0}),
         (
-            Retried(None, 0.0, NOW, "[1]", "{}", "q", 0, NOW),
+            Retried(None, 0.0, NOW, "[1]", "{}", "q", 0, NOW, "{}", '{"o":1}', False, 2.0, 1.0),
             {
                 "state": "RETRY",
                 "retries": CLAIM.retries,
@@ -201,6 +239,24 @@ def test_any_number_of_outcomes_is_one_array(outcomes: list[Outcome]) -> None:
                 "queue": "q",
                 "priority": 0,
                 "expires": "2026-01-31T00:00:00+00:00",
+                "headers": {},
+                "options": {"o": 1},
+                "ignore_result": False,
+                "time_limit": 2.0,
+                "soft_time_limit": 1.0,
+            },
+        ),
+        (
+            Replaced("other", "[1]", "{}", links='[{"task":"a"}]', errbacks="[]", options='{"replaced":1}'),
+            {
+                "state": "REPLACED",
+                "task": "other",
+                "args": [1],
+                "kwargs": {},
+                "countdown": 0.0,
+                "links": [{"task": "a"}],
+                "errbacks": [],
+                "options": {"replaced": 1},
             },
         ),
     ],

@@ -93,7 +93,7 @@ def test_an_option_like_no_other_is_answered_with_all_of_them(app: PgQueue) -> N
         {"priority": 10},
         {"priority": -1},
         {"priority": True},
-        {"priority": None},
+        {"priority": "5"},
         {"expires": -1},
         {"expires": datetime(2030, 1, 1, tzinfo=UTC)},
         {"max_retries": "3"},
@@ -227,7 +227,7 @@ def test_a_bound_task_called_directly_gets_itself_and_an_empty_request(app: PgQu
     assert asyncio.run(coroutine(5)) == (True, 5, True, None)
 
 
-@pytest.mark.parametrize(("bind", "call"), [(False, r"pay.run\(connection,"), (True, r"pay.run\(pay, connection,")])
+@pytest.mark.parametrize(("bind", "call"), [(False, r"pay.run\(connection,"), (True, r"pay.run\(connection,")])
 def test_a_direct_call_of_a_transactional_task_says_how_to_give_it_a_connection(
     app: PgQueue, bind: bool, call: str
 ) -> None:
@@ -237,7 +237,7 @@ def test_a_direct_call_of_a_transactional_task_says_how_to_give_it_a_connection(
     task = app.task(transactional=True, bind=bind)(pay)
     with pytest.raises(TypeError, match=call):
         task(5)
-    assert task.run("connection", 5) == ("connection", 5)
+    assert task.run("connection", 5)[-2:] == ("connection", 5)
 
 
 def test_the_request_outside_a_worker_is_empty(app: PgQueue) -> None:
@@ -339,12 +339,11 @@ def test_a_signature_is_a_call_that_is_not_made_yet(app: PgQueue) -> None:
     assert (signature.job().args, signature.job().kwargs) == ("[2]", '{"y":3}')
 
 
-def test_set_returns_another_signature_with_more_options(app: PgQueue) -> None:
+def test_set_gives_a_signature_more_options_and_returns_it(app: PgQueue) -> None:
     plain = app.task(add).s(2)
     first = plain.set(priority=9, queue="mail")
     second = first.set(queue="slow", countdown=5)
-    assert plain.options == {}
-    assert first.options == {"priority": 9, "queue": "mail"}
+    assert plain is first is second
     assert second.options == {"priority": 9, "queue": "slow", "countdown": 5}
     job = second.job()
     assert (job.priority, job.queue, job.countdown) == (9, "slow", 5.0)

@@ -95,6 +95,8 @@ class Queue:
         outcome = {"id": claim["id"], "attempt": claim["attempt"], "state": state, **fields}
         if state == "RETRY":
             outcome["retries"] = claim.get("retries", 0)
+        if state == "REQUEUE":
+            outcome["requeues"] = claim.get("requeues", 0)
         return not self.finish(outcome, worker=worker)
 
     def hold(self, claim: Row, *, worker: str | None = None) -> None:

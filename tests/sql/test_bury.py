@@ -97,6 +97,19 @@ def test_a_job_that_kills_its_workers_ends_as_failure(queue: Queue) -> None:
     assert queue.claim(alone=True) == []
 
 
+def test_each_crash_is_remembered_and_a_stop_is_not(queue: Queue) -> None:
+    queue.set_clock(NOON)
+    job = queue.add()
+    for counts in (True, False, True):
+        queue.claim(alone=True)
+        queue.bury(counts=counts)
+    queue.claim(alone=True)
+    assert queue.bury(max_crashes=0) == {job: "FAILURE"}
+    assert queue.status(job)["history"] == [
+        {"attempt": attempt, "at": NOON.isoformat(), "state": "CRASH", "error": LOST} for attempt in (1, 3)
+    ]
+
+
 def test_a_release_between_two_crashes_is_not_a_crash(queue: Queue) -> None:
     job = queue.add()
     for _ in range(2):
@@ -245,9 +258,16 @@ def test_what_a_transaction_holds_is_not_handed_back(queue: Queue, other: Queue)
 
 def test_a_worker_is_listed_as_it_registered(queue: Queue) -> None:
     queue.set_clock(NOON)
-    queue.register(queues=["a", "b"], at_most_once=["once"], pid_started=5, locked=True, slots=4)
+    queue.register(queues=["a", "b"], at_most_once=["once"], hooked=["*"], pid_started=5, locked=True, slots=4)
     (row,) = queue.rows("select * from pgqueue.worker")
-    expected = {"queues": ["a", "b"], "at_most_once": ["once"], "pid_started": 5, "locked": True, "slots": 4}
+    expected = {
+        "queues": ["a", "b"],
+        "at_most_once": ["once"],
+        "hooked": ["*"],
+        "pid_started": 5,
+        "locked": True,
+        "slots": 4,
+    }
     assert row | expected | {"started_at": NOON, "beat_at": NOON, "beats": 0, "unknown": []} == row
 
 

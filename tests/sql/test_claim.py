@@ -22,6 +22,9 @@ def test_a_claim_returns_all_that_an_attempt_needs_and_leases_the_job(queue: Que
         "ignore_result": True,
         "time_limit": 2.5,
         "soft_time_limit": 1.5,
+        "links": [{"task": "next"}],
+        "errbacks": [{"task": "complain"}],
+        "options": {"shadow": "s"},
     }
     family = {"root_id": new_id(), "parent_id": new_id()}
     job = queue.add("shop.add", queue="mail", priority=3, expires_in=60, **given, **family)
@@ -34,6 +37,7 @@ def test_a_claim_returns_all_that_an_attempt_needs_and_leases_the_job(queue: Que
         "attempt": 1,
         "retries": 0,
         "crashes": 0,
+        "requeues": 0,
         "eta": NOON,
         "enqueued_at": NOON,
         "expires": NOON + timedelta(seconds=60),

@@ -25,6 +25,7 @@ def test_a_job_without_options_waits_in_the_default_queue(queue: Queue) -> None:
         "attempt": 0,
         "retries": 0,
         "crashes": 0,
+        "requeues": 0,
         "priority": 5,
         "revoked": False,
         "task": "shop.add",
@@ -47,6 +48,9 @@ def test_every_key_of_an_element_is_stored(queue: Queue) -> None:
         "root_id": new_id(),
         "parent_id": new_id(),
         "ignore_result": True,
+        "links": [{"task": "next", "links": [{"task": "last", "immutable": True}]}],
+        "errbacks": [{"task": "complain"}],
+        "options": {"shadow": "s"},
     }
     later = {"eta": NOON + timedelta(hours=1), "expires": NOON + timedelta(hours=2)}
     queue.set_clock(NOON)

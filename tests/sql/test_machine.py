@@ -9,9 +9,10 @@ every row that was written since. The rules, by the names of their invariants:
 - S5 an effect is committed with the end of its attempt or not at all. S6 a job with a SUCCESS has no unfinished row.
 - S8 nothing is claimed before its eta or its commit. S9 a SUCCESS is final. S10 retries and crashes are counted
   right. S11 one unfinished job for a unique key. S13 what was revoked before its claim says so when it is claimed.
+- S7 a SUCCESS has its link once, a FAILURE or REJECTED its errback, and nothing else has one.
 - S15 answers are true. S16 nothing ends in a deadlock.
 
-S7 (continuations) and S12 (schedules) come with what they are about; S14 is the sweep's, in the ring of whole workers.
+S12 (schedules) comes with what it is about; S14 is the sweep's, in the ring of whole workers.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ LONG = int(os.environ.get("PGQUEUE_TEST_MACHINE", "0"))
 WAITERS = 3 if LONG else 1
 
 ENDS = ("SUCCESS", "FAILURE", "REJECTED", "IGNORED", "REVOKED")
-BACK = ("RETRY", "RELEASED")
+BACK = ("RETRY", "RELEASED", "REQUEUE")
 
 #: What must have come about in a long run.
 KINDS = {*ENDS, *BACK, "claim", "suspect", "refused", "zombie", "repeat", "buried", "effect", "second life", "waited"}
+KINDS |= {"link", "errback", "requeued too often"}
 
 #: Which of several: 0 is the newest, so that a shrunk example speaks of few things.
 nth = st.integers(0, 5)
@@ -72,7 +74,10 @@ class Job:
     attempt: int = 0
     retries: int = 0
     crashes: int = 0
+    requeues: int = 0
     revoked: bool = False
+    link: str | None = None
+    errback: str | None = None
 
     def back(self, now: int, **changes: Any) -> Job:
         return replace(self, worker=None, claimed_at=None, **{"eta": max(self.eta, now), **changes})
@@ -100,6 +105,7 @@ class Attempt:
     attempt: int
     refused: bool  # expired, revoked or succeeded when it was claimed: its body does not start
     retries: int
+    requeues: int
     outcome: dict[str, Any] | None = None
     committed: bool = False  # its outcome has been
 
@@ -160,12 +166,13 @@ class Machine(RuleBasedStateMachine):
         self.jobs: dict[str, Job] = {}
         self.results: dict[str, Result] = {}
         self.effects: list[tuple[str, int]] = []
+        self.follows: dict[str, str] = {}  # from a continuation to the job that it follows
         self.ids: list[str] = []  # every id that was ever used
         self.lives: Counter[str] = Counter()
         self.workers: list[str] = []
         self.listed: set[str] = set()
         self.attempts: list[Attempt] = []
-        self.created = self.ended = 0
+        self.created = self.ended = self.calls = 0
         self.found: dict[str, Any] | None = None
         self.endings: Counter[tuple[str, int, int]] = Counter()
         self.lived: Counter[str] = Counter()
@@ -322,7 +329,7 @@ class Machine(RuleBasedStateMachine):
         elif self.opened:
             self.end(0, "commit")
         else:
-            self.enqueue(2, 5, 0, None, None, None, "often", False)
+            self.enqueue(2, 5, 0, None, None, None, "often", True, False)
 
     @step(
         lambda self: self.idle,
@@ -334,6 +341,7 @@ class Machine(RuleBasedStateMachine):
         key=st.sampled_from((None, None, "a", "b")),
         known=st.none() | nth,
         task=st.sampled_from(("often", "once")),
+        followed=st.booleans(),
         held=held,
     )
     def enqueue(
@@ -345,11 +353,14 @@ class Machine(RuleBasedStateMachine):
         key: str | None,
         known: int | None,
         task: str,
+        followed: bool,
         held: bool,
     ) -> None:
         given: list[dict[str, Any]] = []
         for n in range(count):
             job = {"task": task, "priority": priority, "countdown": countdown, "expires_in": expires_in}
+            if followed:
+                job |= {"links": [self._call()], "errbacks": [self._call()]}
             if known is not None and n == 0 and self.ids:
                 given.append({**job, "id": self._nth(self.ids, known), "known": True, "unique_key": key})
             else:
@@ -362,6 +373,11 @@ class Machine(RuleBasedStateMachine):
                 self._enqueued(job, said, call, exact)
 
         self.start(all_of(f"pgqueue.enqueue_many({literal(given)})"), told, held=held)
+
+    def _call(self) -> dict[str, str]:
+        """A continuation, in a queue from which nobody claims."""
+        self.calls += 1
+        return {"task": "next", "queue": "next", "id": str(UUID(int=(1 << 80) + self.calls))}
 
     def _enqueued(self, job: dict[str, Any], said: dict[str, Any], call: Call, exact: bool) -> None:
         key, jid = job["unique_key"], job["id"]
@@ -384,6 +400,8 @@ class Machine(RuleBasedStateMachine):
                 expires=None if job["expires_in"] is None else call.at + job["expires_in"] * 1000,
                 life=self.lives[jid],
                 attempt=before.attempt if before else 0,
+                link=job["links"][0]["id"] if "links" in job else None,
+                errback=job["errbacks"][0]["id"] if "errbacks" in job else None,
             )
             self.put(call, jid, row)
             self.count(call, created=1)
@@ -431,14 +449,14 @@ class Machine(RuleBasedStateMachine):
         check(row.worker is None, "S1", f"{job} was claimed while {row.worker} holds it")
         check(row.eta <= call.at, "S8", f"{job} was claimed {row.eta - call.at} ms before its eta")
         check(claim["attempt"] == row.attempt + 1, "S2", f"attempt {claim['attempt']} of {job} follows {row.attempt}")
-        counts = (claim["retries"], claim["crashes"])
-        check(counts == (row.retries, row.crashes), "S10", f"{counts} are not the retries and crashes of {job}: {row}")
+        counts = (claim["retries"], claim["crashes"], claim["requeues"])
+        check(counts == (row.retries, row.crashes, row.requeues), "S10", f"{counts} are not the counts of {job}: {row}")
         check(claim["revoked"] == row.revoked, "S13", f"{job} does not say whether it was revoked")
         expired = row.expires is not None and row.expires <= call.at
         check(claim["expired"] == expired, "S8", f"{job} does not say whether it has expired")
         check(not claim["succeeded"], "S9", f"{job} had succeeded and was claimed again")
         self.put(call, job, replace(row, worker=who, claimed_at=call.at, attempt=row.attempt + 1))
-        attempt = Attempt(job, row.life, who, row.attempt + 1, expired or row.revoked, row.retries)
+        attempt = Attempt(job, row.life, who, row.attempt + 1, expired or row.revoked, row.retries, row.requeues)
         self.arena.seen["refused" if attempt.refused else "suspect" if row.crashes else "claim"] += 1
         self.after(call, lambda: self.attempts.append(attempt))
 
@@ -481,7 +499,9 @@ class Machine(RuleBasedStateMachine):
                 outcome["state"] = state = "REVOKED"
             if state == "RETRY":
                 outcome["retries"] = attempt.retries
-            if state in BACK:
+            if state == "REQUEUE":
+                outcome |= {"requeues": attempt.requeues, "most": 0 if crashed else 2}
+            elif state in BACK:
                 outcome["countdown"] = countdown
             elif not keep:
                 outcome["keep"] = False
@@ -490,7 +510,7 @@ class Machine(RuleBasedStateMachine):
                     outcome |= {"crashed": True, "error": LOST}
             elif state == "SUCCESS":
                 outcome["value"] = attempt.attempt
-            elif state in ("FAILURE", "REVOKED", "REJECTED") or (error != "none" and state == "RETRY"):
+            elif state in ("FAILURE", "REVOKED", "REJECTED", "REQUEUE") or (error != "none" and state == "RETRY"):
                 text = "same" if error == "same" else f"{attempt.job} {attempt.attempt} {attempt.worker}"
                 outcome["error"] = {"type": "E", "message": text}
             attempt.outcome = outcome
@@ -526,9 +546,15 @@ class Machine(RuleBasedStateMachine):
             self.arena.seen[state] += 1
 
         self.after(call, committed)
+        if state == "REQUEUE" and row.requeues >= outcome["most"] and not row.revoked:
+            self.arena.seen["requeued too often"] += 1
+            state = "REJECTED"
         if state in BACK and not row.revoked:
-            eta = call.at + outcome["countdown"] * 1000
-            if state == "RETRY":
+            eta = call.at + outcome.get("countdown", 0) * 1000
+            if state == "REQUEUE":
+                pause = 100 * 2 ** (row.requeues - 1) if row.requeues else 0
+                back = row.back(call.at, eta=call.at + pause, requeues=row.requeues + 1)
+            elif state == "RETRY":
                 back = row.back(call.at, eta=eta, retries=row.retries + 1)
             else:
                 back = row.back(call.at, eta=eta, crashes=row.crashes + outcome.get("crashed", False))
@@ -541,11 +567,25 @@ class Machine(RuleBasedStateMachine):
             # Revoked while it waited for the row: retried and then revoked, or revoked at once, as the locks came.
             assert self.found is not None
             found = next((r for r in self.found["results"] if r["id"] == attempt.job), None)
-            if found is not None and found["worker"] is None:
+            if found is not None and found["state"] == "REJECTED":
+                ended = "REJECTED"  # it had been requeued too often, and may end as what it is
+            elif found is not None and found["worker"] is None:
                 row = replace(row, worker=None, retries=row.retries + (state == "RETRY"))
                 row = replace(row, crashes=row.crashes + outcome.get("crashed", False))
-        if outcome.get("keep", True):
+        self._followed(call, attempt.job, row, ended)
+        if outcome.get("keep", True) or (row.errback and ended in ("FAILURE", "REJECTED")):
             self.store(call, attempt.job, Result(ended, row.worker, row.attempt, row.retries, row.crashes, call.at))
+
+    def _followed(self, call: Call, job: str, row: Job, ended: str) -> None:
+        name = row.link if ended == "SUCCESS" else row.errback if ended in ("FAILURE", "REJECTED") else None
+        if name is None:
+            return
+
+        def committed() -> None:
+            self.follows[name] = job
+            self.arena.seen["link" if ended == "SUCCESS" else "errback"] += 1
+
+        self.after(call, committed)
 
     def _answered_late(self, attempt: Attempt, acked: bool, row: Job | None, call: Call) -> None:
         """The answer to who holds no lease: a zombie, or one who asks again."""
@@ -699,6 +739,7 @@ class Machine(RuleBasedStateMachine):
             self.put(call, job, row.back(call.at, crashes=row.crashes + crashed))
         else:
             self.put(call, job, None)
+            self._followed(call, job, row, expected)
             self.store(call, job, Result(expected, who, row.attempt, row.retries, row.crashes + crashed, call.at))
             self.count(call, ended=1)
 
@@ -824,6 +865,9 @@ class Machine(RuleBasedStateMachine):
             return  # nothing has happened since
         found, self.found = self.found, None
         self.listed = set(found["workers"])
+        follows = {row["id"]: row["parent_id"] for row in found["jobs"] if row["queue"] == "next"}
+        check(follows == self.follows, "S7", f"there follow {follows}, and should {self.follows}")
+        found["jobs"] = [row for row in found["jobs"] if row["id"] not in follows]
         jobs = {row["id"]: row for row in found["jobs"]}
         results = {row["id"]: row for row in found["results"]}
         check(len(jobs) == len(found["jobs"]) and len(results) == len(found["results"]), "S1", "one row, one place")
@@ -856,6 +900,7 @@ class Machine(RuleBasedStateMachine):
             ("S2", "attempt", row.attempt),
             ("S10", "retries", row.retries),
             ("S10", "crashes", row.crashes),
+            ("S10", "requeues", row.requeues),
             ("S13", "revoked", row.revoked),
             ("S11", "unique_key", row.key),
         ):
@@ -873,6 +918,8 @@ class Machine(RuleBasedStateMachine):
         for row in rows:
             if row["place"] == "result":
                 self._replay_result(row, left)
+            elif row["old"] is None and row["new"]["queue"] == "next":
+                check((row["xid"], row["new"]["parent_id"]) in left, "S7", f"{row['call']} made {row['new']} alone")
             elif row["old"] is None:
                 self.lived[row["id"]] += 1
                 check(row["call"] == "enqueue_many", "S8", f"{row['call']} made {row['id']}")
@@ -994,9 +1041,9 @@ BROKEN: dict[str, tuple[set[str], list[Change]]] = {
         {"S1", "S3", "S15"},
         [
             (
-                "finish",
-                "j.worker = p_worker and j.attempt = v_again.attempt\n            returning",
-                "j.worker is not null\n            returning",
+                "put_back",
+                "j.worker = p_worker and j.attempt = v_new.attempt and j.requeues",
+                "j.worker is not null and j.requeues",
             ),
         ],
     ),
@@ -1016,28 +1063,36 @@ BROKEN: dict[str, tuple[set[str], list[Change]]] = {
         [
             (
                 "finish",
-                "where o.keep is distinct from false",
-                "where o.keep is distinct from false and o.state <> 'REJECTED'",
+                "where (o.keep is distinct from false",
+                "where o.state <> 'REJECTED' and (o.keep is distinct from false",
             )
         ],
     ),
     "a retry that keeps its lease": (
         {"S1", "S15"},
-        [("finish", "set worker = null, claimed_at = null, eta = v_eta", "set eta = v_eta")],
+        [("put_back", "set worker = null, claimed_at = null,\n           eta = case when", "set eta = case when")],
     ),
     "a retry that counts twice": (
         {"S10"},
         [
             (
-                "finish",
-                "j.retries + (v_again.state = 'RETRY')::integer",
-                "j.retries + 2 * (v_again.state = 'RETRY')::integer",
+                "put_back",
+                "j.retries + (v_new.state = 'RETRY')::integer",
+                "j.retries + 2 * (v_new.state = 'RETRY')::integer",
             )
         ],
     ),
     "an enqueue that repeats what has succeeded": (
         {"S6", "S9"},
         [("enqueue_many", "and (r.state = 'SUCCESS' or r.id = any(v_resent))))\n", "and false))\n")],
+    ),
+    "a link that follows whatever the end": (
+        {"S7"},
+        [("enqueue_continuations", "where e.state = 'SUCCESS'", "where e.state <> 'FAILURE'")],
+    ),
+    "a burial without errbacks": (
+        {"S7"},
+        [("bury", "where e.state = 'FAILURE'\n    )", "where false\n    )")],
     ),
     "a revocation that does not lock what it looks at": (
         {"S1", "S3", "S4", "S13", "S15"},

@@ -27,6 +27,8 @@ TUPLES_PER_CALL = 60
 TUPLES_PER_JOB = 12
 
 Counters = dict[str, tuple[int, int, int]]
+#: Does a thing under a name, and returns its answer.
+Call = Callable[[str, Callable[[], Any]], Any]
 #: From the name of a call to what it did, by table (scans, tuples read by them, 0) and index (tuples, pages, 0).
 Measured = dict[str, Counters]
 
@@ -39,14 +41,16 @@ _COUNTERS = """
      where i.schemaname = 'pgqueue'
 """
 _FILL_JOB = """
-    insert into pgqueue.job (id, task, eta, enqueued_at)
-    select gen_random_uuid(), 't', clock_timestamp() - interval '1 hour' + g * interval '1 microsecond', now()
+    insert into pgqueue.job (id, task, eta, enqueued_at, parent_id)
+    select gen_random_uuid(), 't', clock_timestamp() - interval '1 hour' + g * interval '1 microsecond', now(),
+           case when g %% 4 = 0 then gen_random_uuid() end
       from generate_series(1, %s) g
 """
 _FILL_RESULT = """
     insert into pgqueue.result (id, enqueued_at, finished_at, attempt, retries, crashes, priority, state, task,
-                                queue, args, kwargs)
-    select gen_random_uuid(), now(), now(), 1, 0, 0, 5, 'SUCCESS', 't', 'default', '[]', '{}'
+                                queue, args, kwargs, parent_id)
+    select gen_random_uuid(), now(), now(), 1, 0, 0, 5, 'SUCCESS', 't', 'default', '[]', '{}',
+           case when g %% 4 = 0 then gen_random_uuid() end
       from generate_series(1, %s) g
 """
 
@@ -99,11 +103,35 @@ def _use(queue: Queue) -> None:
         queue.claim(alone=True)
         queue.rows("select * from pgqueue.backlog('{default}')")
         queue.finish(*_outcomes([nobody], "SUCCESS"), *_outcomes([{**nobody, "id": new_id()}], "RETRY"))
+        queue.finish(*_outcomes([nobody], "REQUEUE"), *_outcomes([{**nobody, "id": new_id()}], "REPLACED"))
         queue.status(nobody["id"])
+        queue.one("select pgqueue.set_state(%s, null, null, 'PROGRESS')", nobody["id"])
+        queue.one("select pgqueue.attach(%s, '{}')", nobody["id"])
+        queue.rows("select pgqueue.children(%s)", nobody["id"])
         with pytest.raises(psycopg.Error):
             queue.hold(nobody)
         queue.one("select pgqueue.revoke(%s)", nobody["id"])
         queue.one("select pgqueue.forget(%s)", nobody["id"])
+
+
+def _put_back(queue: Queue, call: Call, state: str) -> None:
+    claims = queue.claim(BATCH)
+    outcomes = _outcomes(claims, state, task="t", requeues=0)
+    assert call(f"finish: {state}", lambda: queue.finish(*outcomes)) == []
+    assert call(f"finish: {state} again", lambda: queue.finish(*outcomes)) == []
+
+
+def _follow(queue: Queue, call: Call, state: str) -> None:
+    jobs = [
+        {"task": "t", "priority": 9, "links": [{"task": "t"}], "errbacks": [{"task": "t", "id": new_id()}]}
+        for _ in range(BATCH)
+    ]
+    call("enqueue with continuations", lambda: queue.enqueue(*jobs))
+    claims = queue.claim(BATCH)
+    assert all(claim["links"] for claim in claims)
+    assert call(f"finish: {state} with continuations", lambda: queue.finish(*_outcomes(claims, state))) == []
+    children = call("children", lambda: queue.rows("select pgqueue.children(%s)", claims[0]["id"]))
+    assert len(children) == 1
 
 
 def _measure(queue: Queue) -> Measured:
@@ -127,9 +155,13 @@ def _measure(queue: Queue) -> Measured:
     (first, *_) = claims = call("claim", lambda: queue.claim(BATCH))
     assert len(claims) == BATCH
     call("hold", lambda: queue.hold(first))
+    call("say", lambda: queue.one("select pgqueue.set_state(%s, null, null, 'PROGRESS')", first["id"]))
     call("status of a job", lambda: queue.status(first["id"]))
+    call("attach to a job", lambda: queue.one("select pgqueue.attach(%s, '{}')", first["id"]))
     assert call("finish: retry", lambda: queue.finish(*_outcomes(claims, "RETRY", countdown=60))) == []
     assert call("finish: retry again", lambda: queue.finish(*_outcomes(claims, "RETRY"))) == []
+    for state in ("REQUEUE", "REPLACED"):
+        _put_back(queue, call, state)
     (first, *_) = claims = call("claim again", lambda: queue.claim(BATCH))
     call("claim one", lambda: queue.claim(1))
     call("claim alone", lambda: queue.claim(1, alone=True))
@@ -141,6 +173,7 @@ def _measure(queue: Queue) -> Measured:
     late = [{**claim, "attempt": 7} for claim in claims]
     assert len(call("finish: refused", lambda: queue.finish(*_outcomes(late, "SUCCESS")))) == BATCH
     call("status of a result", lambda: queue.status(first["id"]))
+    call("attach to a result", lambda: queue.one("select pgqueue.attach(%s, '{}')", first["id"]))
     call("forget", lambda: queue.one("select pgqueue.forget(%s)", first["id"]))
     waiting = queue.one("select id::text from pgqueue.job where worker is null limit 1")
     call("revoke a waiting job", lambda: queue.one("select pgqueue.revoke(%s)", waiting))
@@ -150,6 +183,8 @@ def _measure(queue: Queue) -> Measured:
     done = [{"task": "t", "id": claim["id"], "known": True} for claim in claims[1:]]
     answers = call("enqueue what has succeeded", lambda: queue.enqueue(*done))
     assert not any(created for _, created in answers)
+    for state in ("SUCCESS", "FAILURE"):
+        _follow(queue, call, state)
     return measured
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import UUID
 
 from .helpers import NOON, Queue, new_id
 
 NOTHING = dict.fromkeys(
     ("value", "error", "task", "queue", "args", "kwargs", "retries", "attempt", "worker", "finished_at")
 )
+NOTHING |= dict.fromkeys(("parent_id", "root_id", "history", "options", "headers", "enqueued_at", "crashes"))
 
 
 def test_an_id_that_nobody_knows_has_one_row(queue: Queue) -> None:
@@ -17,8 +19,10 @@ def test_an_id_that_nobody_knows_has_one_row(queue: Queue) -> None:
 
 def test_the_states_of_a_life_follow_each_other(queue: Queue) -> None:
     queue.set_clock(NOON)
-    job = queue.add("shop.add", args=[2], kwargs={"k": 1}, queue="mail")
-    waiting = {**NOTHING, "task": "shop.add", "queue": "mail", "args": [2], "kwargs": {"k": 1}}
+    given = {"queue": "mail", "args": [2], "kwargs": {"k": 1}, "headers": {"h": 1}, "options": {"shadow": "s"}}
+    family = {"parent_id": UUID(new_id()), "root_id": UUID(new_id())}
+    job = queue.add("shop.add", **given, **family)
+    waiting = {**NOTHING, **given, **family, "task": "shop.add", "enqueued_at": NOON, "crashes": 0}
     assert queue.status(job) == {**waiting, "state": "PENDING", "retries": 0, "attempt": 0}
 
     (claim,) = queue.claim(queues=["mail"])
@@ -28,6 +32,7 @@ def test_the_states_of_a_life_follow_each_other(queue: Queue) -> None:
     assert started == {**waiting, "state": "STARTED", "retries": 0, "attempt": 1, "worker": worker}
 
     assert queue.end(claim, "RETRY", error={"type": "E"})
+    waiting["history"] = [{"attempt": 1, "at": NOON.isoformat(), "state": "RETRY", "error": {"type": "E"}}]
     assert queue.status(job) == {**waiting, "state": "RETRY", "retries": 1, "attempt": 1, "error": {"type": "E"}}
 
     (claim,) = queue.claim(queues=["mail"])

@@ -143,11 +143,11 @@ def test_the_word_comes_with_the_commit_and_not_before(queue: Queue, other: Queu
     assert other.heard(watcher) == [("pgqueue.done", job)]
 
 
-@pytest.mark.parametrize("state", ["RETRY", "RELEASED"])
+@pytest.mark.parametrize("state", ["RETRY", "RELEASED", "REQUEUE", "REPLACED"])
 def test_what_goes_back_is_no_end(queue: Queue, other: Queue, state: str) -> None:
     other.listen("pgqueue.done")
     wait_for(other, queue.add())
-    queue.run(state)
+    queue.run(state, task="t")
     assert other.heard(queue) == []
 
 

@@ -5,7 +5,7 @@ from typing import Any, assert_type
 
 import psycopg
 
-from pgqueue import AsyncResult, PgQueue, Signature, State, Task
+from pgqueue import AsyncResult, PgQueue, Signature, Task
 
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
@@ -38,7 +38,7 @@ def function() -> None:
     assert_type(add.delay(1, y=2, note="x").get(timeout=5), int)
     assert_type(add.apply_async((1, 2), countdown=5, connection=None), AsyncResult[int])
     assert_type(add.apply_async((1,), {"y": 2}).get(), int)
-    assert_type(add.delay(1).state, State)
+    assert_type(add.delay(1).state, str)
     assert_type(add.s(1, y=2), Signature[int])
     assert_type(add.s(1).set(priority=9), Signature[int])
     assert_type(add.s(1).set(priority=9).delay().get(), int)

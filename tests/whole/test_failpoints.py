@@ -112,6 +112,7 @@ POINTS = [
     Point("worker.end_sessions", "asyncio", extra=("overdue",), of="limit"),
     Point("worker.beat", cases=EVERY + FROZEN[:1]),
     Point("worker.disown", nth=2, of="beat"),
+    Point("worker.attach", extra=("bad_hook",)),
     Point("worker.take_duty", "solo"),
     Point("worker.observe", "solo"),
     Point("worker.bury", of="sweep", saying="has ended"),
@@ -153,6 +154,8 @@ POINTS = [
 #: Statements that no worker issues of its own accord.
 OF_CALLERS = {
     "enqueue": "delay and apply_async",
+    "children": "AsyncResult.children",
+    "set_state": "Task.update_state",
     "forget": "AsyncResult.forget",
     "revoke": "AsyncResult.revoke",
     "purge": "pgqueue purge",
@@ -332,10 +335,15 @@ ENDS: dict[str, frozenset[str]] = {
     "apays_late": DONE,
     "pays_and_fails": FAILED,
     "apays_and_fails": FAILED,
+    "linked": DONE,
+    "linked_and_fails": FAILED,
+    "followed": DONE,
     "overdue": FAILED,
     "stuck": FAILED,
+    "bad_hook": DONE,
 }
-MIXTURE = ("plain", "aplain", *(task for task in ENDS if task not in ("slow", "overdue", "stuck")), "plain", "aplain")
+_ASIDE = ("slow", "followed", "overdue", "stuck", "bad_hook")
+MIXTURE = ("plain", "aplain", *(task for task in ENDS if task not in _ASIDE), "plain", "aplain")
 
 
 class Play:
@@ -395,7 +403,14 @@ class Play:
         return codes[0], codes[1], self._stop(healthy)
 
     def _send(self, task: str, *args: object) -> str:
-        job = self.lane.sender.send_task(f"failing.{task}", args).id
+        links: dict[str, object] = {}
+        if task.startswith("linked"):  # what follows has to exist once, like everything that is sent
+            for option in ("link", "link_error"):
+                followed = new_id()
+                links[option] = self.lane.sender.signature("failing.followed", task_id=followed)
+                if (option == "link_error") == task.endswith("fails"):
+                    self.tasks[followed], self.ends[followed] = "followed", DONE
+        job = self.lane.sender.send_task(f"failing.{task}", args, **links).id
         self.tasks[job], self.ends[job] = task, ENDS[task]
         return job
 
@@ -465,7 +480,7 @@ class Play:
             if task == "once":
                 if begun[job] > 1 or (state == "FAILURE" and error != "WorkerLostError"):
                     wrong.append(f"{said}: it may start once, and fail for the loss of its worker alone")
-            elif task in ("plain", "aplain", "slow", "fails", "forgotten"):
+            elif task in ("plain", "aplain", "slow", "fails", "forgotten", "linked", "linked_and_fails", "followed"):
                 # A process that dies also takes along what had ended and was not acknowledged yet: that is no crash.
                 again = crashes + (self.scenario.action in ("kill", "fail", "stop") or bool(self.scenario.point.first))
                 if not 1 <= begun[job] <= 1 + again:

@@ -26,7 +26,6 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
-from pgqueue.options import TASK_OPTIONS
 from pgqueue.settings import Settings
 
 _ROOT = Path(__file__).parents[2]
@@ -222,10 +221,3 @@ def test_every_guarantee_names_its_tests() -> None:
     tests = re.findall(r"^(\d+)\. `\w+/test_\w+\.py::test_", section, re.MULTILINE)
     assert lines == tests == [str(number) for number in range(1, len(lines) + 1)]
     assert lines
-
-
-def test_the_options_that_keep_their_names_are_those_of_a_task() -> None:
-    same = _README.partition("The same: ")[2].partition(";")[0]
-    named = {*re.findall(r"`(\w+)`", same)} - {"autoretry_for"}
-    assert len(named) > 5
-    assert named <= {*TASK_OPTIONS}

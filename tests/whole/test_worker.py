@@ -58,14 +58,15 @@ def test_every_pool_runs_functions_and_coroutines_to_every_end(
     assert worker.wait(30) == 0, log_of(worker)
 
     assert [result.get(timeout=0) for result in sums] == [*range(1, 21), *range(1, 21)]
-    with pytest.raises(TaskFailed, match="ValueError: why") as caught:
+    with pytest.raises(ValueError, match="why") as caught:
         failed.get(timeout=0)
-    assert "raise ValueError(text)" in str(caught.value.traceback)
+    assert "raise ValueError(text)" in str(caught.value.__cause__)
+    assert "raise ValueError(text)" in str(failed.traceback)
     assert (flaky.state, flaky.retries) == (State.FAILURE, 2)
     assert third.get(timeout=0) == 3
     assert (ignored.state, ignored.get(timeout=0)) == (State.IGNORED, None)
     assert rejected.state is State.REJECTED
-    assert "SystemExit" in str(left.result)
+    assert type(left.result).__name__ == "SystemExit"
     assert yard.AsyncResult(child.get(timeout=0)).get(timeout=0) == 2
     assert "attempt 1 succeeded" in log_of(worker)
 
@@ -279,7 +280,7 @@ def test_a_constraint_that_only_commit_checks_fails_the_task(yard: PgQueue, star
     result = yard.tasks["yard.pay_unlawfully"].delay(5)
     worker = start("-P", "solo", "--burst")
     assert worker.wait(30) == 0, log_of(worker)
-    with pytest.raises(TaskFailed, match="UniqueViolation"):
+    with pytest.raises(psycopg.errors.UniqueViolation):
         result.get(timeout=0)
     assert conn.execute("select count(*) from lawful").fetchone() == (0,)
     conn.execute("drop table lawful")
@@ -528,8 +529,9 @@ def test_a_slot_survives_whatever_its_task_does(yard: PgQueue, start: Start, poo
     selfish = [yard.tasks["yard.cancel_myself"].delay() for _ in range(4)]
     late = yard.send_task("yard.late", countdown=0.5)
     worker = start("-P", pool, "-c", concurrency, "-l", "warning")
-    with pytest.raises(TaskFailed, match="CancelledError"):
+    with pytest.raises(TaskFailed) as caught:
         selfish[-1].get(timeout=10)
+    assert type(caught.value).__name__ == "CancelledError"
     if pool != "prefork":  # there another process may meet it, and leaves it
         assert late.get(timeout=10) == "late"
     assert yard.tasks["yard.add"].delay(1, 1).get(timeout=10) == 2

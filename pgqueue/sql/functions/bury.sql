@@ -3,6 +3,7 @@
 --   FAILURE   it had been started and may not be again: acks_late=False, reject_on_worker_lost=False, or it has been
 --             repeated after p_max_crashes crashes.
 --   REVOKED   it was revoked while it ran.
+-- Of what ends as FAILURE the errbacks are enqueued, and a job that runs its hooks if the worker had said that it has any.
 -- p_started names the jobs whose attempt had begun, p_attempts the number of each; NULL: not known, so all may have. p_error tells how the worker
 -- died; p_counts = false says that it was stopped, which is no crash. Jobs that a transactional task holds at this moment
 -- are passed over and found by the next call.
@@ -18,17 +19,20 @@ declare
     v_now timestamptz := pgqueue.clock();
     v_once text[];
     v_fail text[];
-    v_ended uuid[];
+    v_hooked text[];
 begin
     if current_setting('synchronous_commit') in ('off', 'local') then
         perform set_config('synchronous_commit', 'on', true);
     end if;
-    select w.at_most_once, w.fail_if_lost into v_once, v_fail from pgqueue.worker w where w.id = p_worker for update;
+    select w.at_most_once, w.fail_if_lost, w.hooked into v_once, v_fail, v_hooked
+      from pgqueue.worker w where w.id = p_worker for update;
     if not found then  -- see orphans: what other workers say of their tasks is the best that is known
-        select array_agg(distinct o.task), array_agg(distinct f.task) into v_once, v_fail
+        select array_agg(distinct o.task), array_agg(distinct f.task), array_agg(distinct h.task)
+          into v_once, v_fail, v_hooked
           from pgqueue.worker w
           left join lateral unnest(w.at_most_once) o (task) on true
-          left join lateral unnest(w.fail_if_lost) f (task) on true;
+          left join lateral unnest(w.fail_if_lost) f (task) on true
+          left join lateral unnest(w.hooked) h (task) on true;
     end if;
 
     return query
@@ -51,30 +55,47 @@ begin
         update pgqueue.job j
            set worker = null, claimed_at = null, eta = greatest(j.eta, v_now),
                crashes = j.crashes + (v.started and p_counts)::integer,
-               error = case when v.started and p_counts then p_error else j.error end
+               error = case when v.started and p_counts then p_error else j.error end,
+               history = case when v.started and p_counts
+                              then pgqueue.remember(j.history, j.attempt, v_now, 'CRASH', p_error) else j.history end
           from verdict v
          where v.state = 'PENDING' and j.id = v.id and j.id = any(array(select h.id from held h))
     ), ended as (
         delete from pgqueue.job j using verdict v
          where v.state <> 'PENDING' and j.id = v.id and j.id = any(array(select h.id from held h))
-        returning j.*, v.state as state, v.started as started
+        returning j.*, v.state as state, v.started as started, j as job
     ), stored as (
         insert into pgqueue.result as r (
                id, enqueued_at, claimed_at, finished_at, worker, root_id, parent_id, attempt, retries, crashes,
-               priority, state, task, queue, args, kwargs, headers, error)
+               priority, state, task, queue, args, kwargs, headers, options, history, error)
         select e.id, e.enqueued_at, e.claimed_at, v_now, p_worker, e.root_id, e.parent_id, e.attempt, e.retries,
-               e.crashes + (e.started and p_counts)::integer, e.priority, e.state, e.task, e.queue, e.args, e.kwargs, e.headers, p_error
+               e.crashes + (e.started and p_counts)::integer, e.priority, e.state, e.task, e.queue, e.args, e.kwargs, e.headers,
+               e.options, e.history, p_error
           from ended e
             on conflict (id) do update
            set enqueued_at = excluded.enqueued_at, claimed_at = excluded.claimed_at,
                finished_at = excluded.finished_at, worker = excluded.worker, attempt = excluded.attempt,
                retries = excluded.retries, crashes = excluded.crashes, runtime = null,
                priority = excluded.priority, state = excluded.state, task = excluded.task, queue = excluded.queue,
-               args = excluded.args, kwargs = excluded.kwargs, headers = excluded.headers, value = null,
-               error = excluded.error
+               args = excluded.args, kwargs = excluded.kwargs, headers = excluded.headers,
+               options = excluded.options, history = excluded.history, value = null, error = excluded.error
+    ), report as (
+        select f.call
+          from ended e
+         cross join lateral pgqueue.failure_calls(
+               e.job, p_error, e.task = any(v_hooked) or '*' = any(v_hooked)) f (call)
+         where e.state = 'FAILURE'
     )
     select v.id, v.task, v.state
-      from verdict v, pgqueue.call_idle(array(select b.queue from verdict b where b.state = 'PENDING')) called;
+      from verdict v, pgqueue.call_idle(array(select b.queue from verdict b where b.state = 'PENDING')) called,
+           pgqueue.enqueue_errbacks((select json_agg(r.call) from report r)) reported;
+
+    if exists (select from pgqueue.progress) then
+        perform pgqueue.end_progress(array(
+                select p.job from pgqueue.progress p
+                 where p.worker = p_worker
+                   and not exists (select from pgqueue.job j where j.id = p.job and j.worker = p_worker)));
+    end if;
 
     if exists (select from pgqueue.waiter) then
         perform pg_notify('pgqueue.done', w.job::text)

@@ -26,7 +26,7 @@ create or replace function pgqueue.claim(
     id uuid, task text, queue text, priority smallint, args json, kwargs json, attempt integer, retries integer,
     crashes integer, eta timestamptz, enqueued_at timestamptz, expires timestamptz, expired boolean,
     revoked boolean, headers json, root_id uuid, parent_id uuid, ignore_result boolean, succeeded boolean,
-    time_limit real, soft_time_limit real
+    time_limit real, soft_time_limit real, links json, errbacks json, options json, requeues smallint
 )
 language plpgsql volatile
 -- Statistics of a queue are wrong most of the time: it is empty when they are taken and full when it matters. So
@@ -75,11 +75,14 @@ begin
         update pgqueue.job j
            set worker = p_worker, attempt = j.attempt + 1, claimed_at = v_now
          where j.id = any(array(select c.id from candidate c union all select v_suspect)) and j.worker is null
-        returning j.*
+        returning j.id, j.task, j.queue, j.priority, j.args, j.kwargs, j.attempt, j.retries, j.crashes, j.eta, j.enqueued_at,
+                  j.expires, j.revoked, j.headers, j.root_id, j.parent_id, j.ignore_result, j.time_limit, j.soft_time_limit,
+                  j.links, j.errbacks, j.options, j.requeues
     )
     select c.id, c.task, c.queue, c.priority, c.args, c.kwargs, c.attempt, c.retries, c.crashes, c.eta,
            c.enqueued_at, c.expires, coalesce(c.expires <= v_now, false), c.revoked, c.headers, c.root_id, c.parent_id,
-           c.ignore_result, success.id is not null, c.time_limit, c.soft_time_limit
+           c.ignore_result, success.id is not null, c.time_limit, c.soft_time_limit,
+           c.links, c.errbacks, c.options, c.requeues
       from claimed c
       left join lateral (
            select r.id from pgqueue.result r where r.id = c.id and r.state = 'SUCCESS' limit 1

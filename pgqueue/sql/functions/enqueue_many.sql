@@ -4,6 +4,9 @@
 -- expires, expires_in (seconds), unique_key, headers, root_id, parent_id, ignore_result, time_limit and
 -- soft_time_limit (seconds), and known = true if the id was chosen by the caller and may be there already; resent = true
 -- if the same was sent before and the answer got lost: then a job or any result with this id is what was created.
+-- links and errbacks are arrays of such elements, which may have some of their own: the jobs to be enqueued when this one
+-- succeeds, or when it fails. They are given its value, or its id, as their first argument, unless immutable = true.
+-- options is an object that is kept for the client. (checked = true: links and errbacks have been checked before.)
 -- Answers in the order given: the id, and whether it was created; if not, it is that of the unfinished job with this
 -- unique_key, or of the job or result with this id.
 -- p_durable asks for a synchronous commit whatever the session says (for callers who own the transaction).
@@ -33,18 +36,22 @@ begin
                id uuid, task text, args json, kwargs json, queue text, priority smallint, eta timestamptz,
                countdown double precision, expires timestamptz, expires_in double precision, unique_key text,
                headers json, root_id uuid, parent_id uuid, ignore_result boolean, known boolean, time_limit real,
-               soft_time_limit real, resent boolean)
+               soft_time_limit real, resent boolean, links json, errbacks json, options json, checked boolean)
                ) with ordinality as g (
                id, task, args, kwargs, queue, priority, eta, countdown, expires, expires_in, unique_key,
-               headers, root_id, parent_id, ignore_result, known, time_limit, soft_time_limit, resent, n)
+               headers, root_id, parent_id, ignore_result, known, time_limit, soft_time_limit, resent, links, errbacks,
+               options, checked, n)
     ), inserted as (
         insert into pgqueue.job as j (
                id, task, args, kwargs, queue, priority, eta, enqueued_at, expires, unique_key,
-               headers, root_id, parent_id, ignore_result, time_limit, soft_time_limit)
+               headers, root_id, parent_id, ignore_result, time_limit, soft_time_limit, links, errbacks, options)
         select g.job_id, g.task, coalesce(g.args, '[]'), coalesce(g.kwargs, '{}'), g.line,
                coalesce(g.priority, 5::smallint), g.start, v_now,
                coalesce(g.expires, v_now + g.expires_in * interval '1 second'), g.unique_key,
-               g.headers, g.root_id, g.parent_id, g.ignore_result, g.time_limit, g.soft_time_limit
+               g.headers, g.root_id, g.parent_id, g.ignore_result, g.time_limit, g.soft_time_limit,
+               case when g.links is null or g.checked then g.links else pgqueue.check_calls(g.links, 'links') end,
+               case when g.errbacks is null or g.checked then g.errbacks
+                    else pgqueue.check_calls(g.errbacks, 'errbacks') end, g.options
           from given g
          -- Two transactions that insert the same keys, or the same known ids, in one order cannot deadlock.
          order by g.unique_key, case when g.known then g.job_id end, g.n

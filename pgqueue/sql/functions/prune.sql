@@ -1,5 +1,5 @@
--- Delete results older than p_keep, the oldest first, at most p_limit: small batches, so that nobody waits long.
--- Workers call it about once a second while it finds something, else once a minute. Answers how many it deleted.
+-- Delete results older than p_keep, the oldest first, at most p_limit: small batches, so that nobody waits long. Beside
+-- them what processes that were killed have left behind. Workers call it about once a second while it finds something, else once a minute. Answers how many it deleted.
 --   select pgqueue.prune('1 day', 1000);
 create or replace function pgqueue.prune(p_keep interval, p_limit integer default 1000) returns integer
 language plpgsql volatile
@@ -17,6 +17,14 @@ begin
     get diagnostics v_count = row_count;
     -- What a process that waited for a result left behind when it was killed.
     delete from pgqueue.waiter w where w.until < v_before + p_keep;
+    -- What was said of attempts that are over; a minute, so that none is taken for one that has just begun.
+    delete from pgqueue.progress p
+     where p.job = any(array(
+           select o.job from pgqueue.progress o
+            where o.at < v_before + p_keep - interval '1 minute'
+              and not exists (select from pgqueue.job j
+                               where j.id = o.job and j.attempt = o.attempt and j.worker is not distinct from o.worker)
+            limit p_limit for update skip locked));
     return v_count;
 end
 $$;

@@ -20,18 +20,21 @@ begin
     delete from pgqueue.job j where j.id = p_job;
     insert into pgqueue.result (
            id, enqueued_at, finished_at, root_id, parent_id, attempt, retries, crashes, priority, state, task,
-           queue, args, kwargs, headers, error)
+           queue, args, kwargs, headers, options, history, error)
     values (v_job.id, v_job.enqueued_at, v_now, v_job.root_id, v_job.parent_id, v_job.attempt, v_job.retries,
            v_job.crashes, v_job.priority, 'REVOKED', v_job.task, v_job.queue, v_job.args, v_job.kwargs,
            -- The name of the module in two parts: the whole word means the schema.
-           v_job.headers, json_build_object(
+           v_job.headers, v_job.options, v_job.history, json_build_object(
                'type', 'TaskRevokedError', 'module', 'pg' || 'queue.errors', 'message', 'revoked'))
         on conflict (id) do update
        set enqueued_at = excluded.enqueued_at, claimed_at = null, finished_at = excluded.finished_at, worker = null,
            attempt = excluded.attempt, retries = excluded.retries, crashes = excluded.crashes, runtime = null,
            priority = excluded.priority, state = excluded.state, task = excluded.task, queue = excluded.queue,
-           args = excluded.args, kwargs = excluded.kwargs, headers = excluded.headers, value = null,
-           error = excluded.error;
+           args = excluded.args, kwargs = excluded.kwargs, headers = excluded.headers,
+           options = excluded.options, history = excluded.history, value = null, error = excluded.error;
+    if exists (select from pgqueue.progress) then
+        perform pgqueue.end_progress(array[p_job]);
+    end if;
     if exists (select from pgqueue.waiter w where w.job = p_job) then
         perform pg_notify('pgqueue.done', p_job::text);
     end if;

@@ -1,8 +1,10 @@
--- Where a job is, and what became of it: one row, also for an id that nobody knows (state UNKNOWN).
+-- Where a job is, and what became of it: one row, also for an id that nobody knows (state UNKNOWN). While an attempt runs,
+-- state and value are what it has said with set_state.
 --   select * from pgqueue.status('<job>');
 create or replace function pgqueue.status(p_job uuid) returns table (
     state text, value json, error json, task text, queue text, args json, kwargs json, retries integer,
-    attempt integer, worker uuid, finished_at timestamptz
+    attempt integer, worker uuid, finished_at timestamptz, parent_id uuid, root_id uuid, history jsonb, options json,
+    headers json, enqueued_at timestamptz, crashes integer
 )
 language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
@@ -10,16 +12,25 @@ as $$
 begin
     -- One statement, so one snapshot: the commit that moves a job to its result is seen whole or not at all.
     return query
-    select s.state, s.value, s.error, s.task, s.queue, s.args, s.kwargs, s.retries, s.attempt, s.worker, s.finished_at
-      from (select 1 as place, case when j.worker is not null then 'STARTED' when j.retries > 0 then 'RETRY' else 'PENDING' end as state,
-                   null::json as value, j.error, j.task, j.queue, j.args, j.kwargs, j.retries, j.attempt, j.worker,
-                   null::timestamptz as finished_at
-              from pgqueue.job j where j.id = p_job
+    select s.state, s.value, s.error, s.task, s.queue, s.args, s.kwargs, s.retries, s.attempt, s.worker, s.finished_at,
+           s.parent_id, s.root_id, s.history, s.options, s.headers, s.enqueued_at, s.crashes
+      from (select 1 as place,
+                   case when p.state is not null then p.state when j.worker is not null then 'STARTED'
+                        when j.retries > 0 then 'RETRY' else 'PENDING' end as state,
+                   p.meta as value, j.error, j.task, j.queue, j.args, j.kwargs, j.retries, j.attempt, j.worker,
+                   null::timestamptz as finished_at,
+                   j.parent_id, j.root_id, j.history, j.options, j.headers, j.enqueued_at, j.crashes
+              from pgqueue.job j
+              left join pgqueue.progress p
+                on p.job = j.id and p.attempt = j.attempt and p.worker is not distinct from j.worker
+             where j.id = p_job
              union all
-            select 2, r.state, r.value, r.error, r.task, r.queue, r.args, r.kwargs, r.retries, r.attempt, r.worker, r.finished_at
+            select 2, r.state, r.value, r.error, r.task, r.queue, r.args, r.kwargs, r.retries, r.attempt, r.worker, r.finished_at,
+                   r.parent_id, r.root_id, r.history, r.options, r.headers, r.enqueued_at, r.crashes
               from pgqueue.result r where r.id = p_job
              union all
-            select 3, 'UNKNOWN', null, null, null, null, null, null, null, null, null, null
+            select 3, 'UNKNOWN', null, null, null, null, null, null, null, null, null, null, null, null, null, null, null,
+                   null, null
            ) s
      order by s.place
      limit 1;

@@ -125,3 +125,33 @@ def stuck(self: ANY_TASK) -> None:
     begun(self)
     # A C function called in this way keeps the interpreter's lock: only the supervisor can end the process.
     ctypes.PyDLL(None).sleep(60)
+
+
+@app.task(bind=True)
+def linked(self: ANY_TASK) -> str:
+    begun(self)
+    return "value"
+
+
+@app.task(bind=True)
+def linked_and_fails(self: ANY_TASK) -> None:
+    begun(self)
+    raise ValueError("no")
+
+
+@app.task(bind=True)
+def followed(self: ANY_TASK, given: str) -> None:
+    begun(self)
+
+
+class BadHook(app.Task):  # type: ignore[name-defined, misc]
+    """Its hook fails when the success is committed."""
+
+    def on_success(self, *args: object) -> None:
+        raise ValueError("the hook")
+
+
+@app.task(bind=True, base=BadHook)
+def bad_hook(self: ANY_TASK) -> int:
+    begun(self)
+    return 1

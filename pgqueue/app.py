@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta, tzinfo
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
 
-from pgqueue.calling import NamedTask
+from pgqueue.calling import NamedTask, leaves_trail
 from pgqueue.conf import Conf, import_object, read_envvar, read_object
 from pgqueue.database import Database, Listener, aenqueue_on, enqueue_on
 from pgqueue.decorators import (
@@ -28,7 +28,7 @@ from pgqueue.decorators import (
 from pgqueue.eager import run_eagerly
 from pgqueue.eager_result import EagerResult
 from pgqueue.errors import InvalidOption, SettingsError, UnknownTask
-from pgqueue.options import check_text, task_options
+from pgqueue.options import check_text, shown, task_options
 from pgqueue.publishing import announce, told
 from pgqueue.result import AsyncResult
 from pgqueue.result_set import ResultSet
@@ -175,14 +175,14 @@ class PgQueue:
         """
         kind = self.task_cls if base is None else base
         if not (isinstance(kind, type) and issubclass(kind, Task)):
-            raise InvalidOption(f"base must be a subclass of Task, not {kind!r:.80}")
+            raise InvalidOption(f"base must be a subclass of Task, not {shown(kind)}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # declare() warns
             task_options(options)
 
         def decorate(function: Callable[..., Any]) -> AnyTask:
             if not callable(function):
-                raise InvalidOption(f"app.task makes a task of a function, not of {function!r:.80}; its name is name=")
+                raise InvalidOption(f"app.task makes a task of a function, not of {shown(function)}; its name is name=")
             return self._register(_made(kind), function, options)
 
         return decorate if function is None else decorate(function)
@@ -196,7 +196,7 @@ class PgQueue:
         """
         found = _made(task) if isinstance(task, type) else task
         if not isinstance(found, Task):
-            raise InvalidOption(f"register_task() takes an instance of a subclass of Task, not {task!r:.80}")
+            raise InvalidOption(f"register_task() takes an instance of a subclass of Task, not {shown(task)}")
         return self._register(found, None, {})
 
     @property
@@ -324,7 +324,7 @@ class PgQueue:
 
     def annotations(self, task: str) -> Iterator[dict[str, Any]]:
         """Yield what the configuration changes of a task."""
-        found = self.conf.get("task_annotations")
+        found = None if task.startswith("pgqueue.") else self.conf.get("task_annotations")
         return iter(()) if not found else annotate(found, task, self.tasks.get(task))
 
     def route(
@@ -388,7 +388,8 @@ class PgQueue:
         **options: Any,
     ) -> Signature[Any]:
         """Return a call by name as a value, without the code of the task; options as for `Task.apply_async`."""
-        call: Signature[Any] = Signature(self._named(name), tuple(args), kwargs or {}, immutable=immutable)
+        given = cast("tuple[Any, ...]", () if args is None else args)
+        call = Signature[Any](self._named(name), given, {} if kwargs is None else kwargs, immutable=immutable)
         return call.set(**options)
 
     subtask = signature
@@ -405,23 +406,27 @@ class PgQueue:
         """
         signatures = list(calls)
         jobs = [signature.job() for signature in signatures]
-        return self._handles(signatures, self._enqueue(jobs, connection))
+        if self.always_eager:
+            return [signature.apply() for signature in signatures]
+        return self._handles(signatures, jobs, self._enqueue(jobs, connection))
 
     async def aenqueue_many(self, calls: Iterable[Signature[R]], *, connection: object = None) -> list[Handle[R]]:
         """Enqueue any number of calls as `enqueue_many` does, without blocking the event loop."""
         signatures = list(calls)
         jobs = [signature.job() for signature in signatures]
-        return self._handles(signatures, await self._aenqueue(jobs, connection))
+        if self.always_eager:
+            return [signature.apply() for signature in signatures]
+        return self._handles(signatures, jobs, await self._aenqueue(jobs, connection))
 
     def enqueue(self, job: NewJob, connection: object = None, **handle: Any) -> Handle[Any]:
         """Enqueue one job that has been checked and encoded; `delay` and its kin end here."""
         (id_, created) = self._enqueue([job], connection)[0]
-        return self._handle(id_, created, handle)
+        return self._handle(job, id_, created, handle)
 
     async def aenqueue(self, job: NewJob, connection: object = None, **handle: Any) -> Handle[Any]:
         """Enqueue one job as `enqueue` does, without blocking the event loop."""
         (id_, created) = (await self._aenqueue([job], connection))[0]
-        return self._handle(id_, created, handle)
+        return self._handle(job, id_, created, handle)
 
     def run_job(self, job: NewJob, throw: bool = False) -> EagerResult[Any]:
         """Run a job here and now; eager runs continue with it. Raises UnknownTask."""
@@ -505,6 +510,11 @@ class PgQueue:
         if self._database is not None:
             self._database.close()
 
+    async def close_loop(self) -> None:
+        """Close the connections that belong to the running event loop, if there are any."""
+        if self._database is not None:
+            await self._database.aclose()
+
     async def aclose(self) -> None:
         """Close the connections that this app opened on the running event loop, and the others."""
         if self._database is not None:
@@ -537,7 +547,7 @@ class PgQueue:
 
     def _name_of(self, place: Any) -> str:
         if not hasattr(place, "__qualname__"):  # functools.partial, an object with __call__
-            raise InvalidOption(f"{place!r:.80} has no name of its own; say name=")
+            raise InvalidOption(f"{shown(place)} has no name of its own; say name=")
         return self.gen_task_name(place.__qualname__.replace("<locals>.", ""), place.__module__)
 
     def _named(self, name: str) -> AnyTask | NamedTask:
@@ -562,17 +572,19 @@ class PgQueue:
         rows = await self.database.arun(statements.enqueue(jobs, durable=True), _once_more(statements, jobs))
         return told(jobs, rows)
 
-    def _handle(self, id_: str, created: bool, handle: Mapping[str, Any]) -> Handle[Any]:
+    def _handle(self, job: NewJob, id_: str, created: bool, handle: Mapping[str, Any]) -> Handle[Any]:
         found: Handle[Any] = Handle(id_, self, created=created, **handle)
         around = current_context()
-        if around is not None and around.keeps_trail:
+        if around is not None and leaves_trail(job):
             around.children.append(found)
         return found
 
-    def _handles(self, signatures: Sequence[Signature[R]], rows: Sequence[tuple[str, bool]]) -> list[Handle[R]]:
+    def _handles(
+        self, signatures: Sequence[Signature[R]], jobs: Sequence[NewJob], rows: Sequence[Enqueued]
+    ) -> list[Handle[R]]:
         return [
-            self._handle(id_, created, signature.task.handle(signature.options))
-            for signature, (id_, created) in zip(signatures, rows, strict=True)
+            self._handle(job, id_, created, signature.task.handle(signature.options))
+            for signature, job, (id_, created) in zip(signatures, jobs, rows, strict=True)
         ]
 
 
@@ -645,7 +657,7 @@ def shared_task(
 
     def decorate(function: Callable[..., Any]) -> AnyTask:
         if not callable(function):
-            raise InvalidOption(f"shared_task makes a task of a function, not of {function!r:.80}; its name is name=")
+            raise InvalidOption(f"shared_task makes a task of a function, not of {shown(function)}; its name is name=")
         return SHARED.add(_made(Task if base is None else base), function, options)
 
     return decorate if function is None else decorate(function)

@@ -34,6 +34,13 @@ _PROBLEM_LENGTH = 200
 _PROBLEMS = 3
 
 
+def check_call(name: str, args: object, kwargs: object) -> None:
+    """Raise InvalidArguments unless a call has a list or tuple of arguments and a dict of keyword arguments."""
+    if not isinstance(args, list | tuple) or not isinstance(kwargs, dict):
+        given = f"{type(args).__name__} and {type(kwargs).__name__}"
+        raise InvalidArguments(f"{name}: args must be a list or tuple and kwargs a dict, not {given}")
+
+
 class Arguments:
     """The arguments of one function; annotations are resolved at the first use, when all names exist.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, tzinfo
 from typing import Any, Protocol
 
+from pgqueue.arguments import check_call
 from pgqueue.database import Database
 from pgqueue.eager import EagerApp
 from pgqueue.ids import new_id
@@ -70,6 +71,7 @@ def new_job(
     priority: int | None,
 ) -> NewJob:
     """Return a job with a fresh id (unless one is given), whose parent is the job that runs now, if one does."""
+    check_call(task, args, kwargs)
     around = current_context()
     limit = app.max_payload_bytes
     headers = options.headers
@@ -108,6 +110,11 @@ def new_job(
     )
 
 
+def leaves_trail(job: NewJob) -> bool:
+    """Return whether the job that makes a call is to list it among its children."""
+    return job.options is None or '"trail":false' not in job.options
+
+
 class NamedTask:
     """A task of which only the name is known here: what `app.send_task` and `app.signature` call."""
 
@@ -124,7 +131,7 @@ class NamedTask:
         **options: Any,
     ) -> Handle[Any]:
         """Enqueue a call; see `Task.apply_async`."""
-        return self.app.enqueue(self.job(args, kwargs or {}, options), connection, **self.handle(options))
+        return self.app.enqueue(self.job(args or (), kwargs or {}, options), connection, **self.handle(options))
 
     async def aapply_async(
         self,
@@ -135,7 +142,8 @@ class NamedTask:
         **options: Any,
     ) -> Handle[Any]:
         """Enqueue a call without blocking the event loop."""
-        return await self.app.aenqueue(self.job(args, kwargs or {}, options), connection, **self.handle(options))
+        job = self.job(args or (), kwargs or {}, options)
+        return await self.app.aenqueue(job, connection, **self.handle(options))
 
     def apply(
         self, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None, **options: Any

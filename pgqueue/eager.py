@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import logging
+import sys
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import psycopg
 
 from pgqueue.eager_result import EagerResult
-from pgqueue.errors import TaskPredicate, TaskRejectedError, TaskRevokedError
+from pgqueue.errors import TaskPredicate, TaskRejectedError, TaskRevokedError, UnknownTask
 from pgqueue.reports import report, revive
 from pgqueue.serialization import decode, encode
 from pgqueue.tracer import Aftermath, Concluded, ExceptionInfo, Traced, Tracer, Where, build_tracer
@@ -31,12 +34,15 @@ from pgqueue.types import (
     Succeeded,
 )
 
+logger = logging.getLogger("pgqueue.eager")
+
 
 class EagerApp(Protocol):
     """What an eager run needs of the app: the transactions of its tasks, and the tasks that it continues with."""
 
     def transaction(self) -> Any: ...
     def atransaction(self) -> Any: ...
+    async def close_loop(self) -> None: ...
     def run_job(self, job: NewJob, throw: bool = False) -> EagerResult[Any]: ...
 
 
@@ -118,12 +124,15 @@ def attempt_eagerly(app: EagerApp, task: Traced, claim: Claim) -> tuple[Outcome,
 async def _aattempt(app: EagerApp, tracer: Tracer, claim: Claim) -> Concluded:
     assert tracer.atrace is not None
     transaction = EagerTransaction(app)
-    outcome, aftermath = await tracer.atrace(claim, transaction)
     try:
-        await transaction.aend(commit=isinstance(outcome, Succeeded))
-    except Exception as error:
-        outcome = Failed(report(error))
-    return outcome, aftermath
+        outcome, aftermath = await tracer.atrace(claim, transaction)
+        try:
+            await transaction.aend(commit=isinstance(outcome, Succeeded))
+        except Exception as error:
+            outcome = Failed(report(error))
+        return outcome, aftermath
+    finally:
+        await app.close_loop()
 
 
 def _in_a_loop(make: Callable[[], Coroutine[Any, Any, Concluded]]) -> Concluded:
@@ -132,11 +141,8 @@ def _in_a_loop(make: Callable[[], Coroutine[Any, Any, Concluded]]) -> Concluded:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(make())
-    found: list[Concluded] = []
-    thread = threading.Thread(target=lambda: found.append(asyncio.run(make())), name="pgqueue-eager")
-    thread.start()
-    thread.join()
-    return found[0]
+    with ThreadPoolExecutor(1, thread_name_prefix="pgqueue-eager") as executor:
+        return executor.submit(copy_context().run, lambda: asyncio.run(make())).result()
 
 
 def run_eagerly(
@@ -149,23 +155,27 @@ def run_eagerly(
     - `load`: makes of the stored value what the annotation says.
     """
     claim: Claim | None = claim_of(job, retries)
+    around = sys.exception()  # of the caller, who may be handling one
     while claim is not None:
         current = claim
         outcome, aftermath = attempt_eagerly(app, task, current)
         assert aftermath is not None
+        aftermath.spared = around
         error, context = aftermath.error, aftermath.context
         trace = None if error is None else ExceptionInfo(error, None).tb
         if isinstance(outcome, Released):  # nobody is there to hand it back to
             outcome = Failed(report(error or RuntimeError("the attempt was given up")))
         claim, outcome = _again(current, outcome)
         aftermath.tell(outcome, acked=True)
+        if error is not None and not issubclass(type(error), (Exception, *_OURS)):
+            raise BaseException.with_traceback(error, trace)  # Ctrl-C, the failure of a test: the caller's, not a job's
     if isinstance(outcome, Replaced):
         return app.run_job(_replacement(current, outcome), throw)
     if isinstance(outcome, Failed):
         raised = revive(outcome.error) if error is None or issubclass(type(error), TaskPredicate) else error
         error = raised if raised is not error else BaseException.with_traceback(raised, trace)
     value = load(decode(outcome.value)) if isinstance(outcome, Succeeded) else None
-    children = [*context.children, *(app.run_job(job) for job in _continuations(current, outcome))]
+    children = [*context.children, *_continued(app, _continuations(current, outcome))]
     if throw and isinstance(outcome, Failed) and error is not None:
         raise error
     return EagerResult(
@@ -174,6 +184,21 @@ def run_eagerly(
         name=task.name, args=context.args, kwargs=context.kwargs,
         error=_error(outcome, error), children=children,
     )  # fmt: skip
+
+
+#: What is no `Exception` and yet no more than the end of an attempt, as in a worker.
+_OURS = (SystemExit, GeneratorExit, asyncio.CancelledError)
+
+
+def _continued(app: EagerApp, jobs: list[NewJob]) -> list[EagerResult[Any]]:
+    """Run what follows; a task that is not registered here would have waited for another worker."""
+    found = []
+    for job in jobs:
+        try:
+            found.append(app.run_job(job))
+        except UnknownTask as error:
+            logger.warning("what follows an eager call is not run: %s", error)
+    return found
 
 
 _STATES = {

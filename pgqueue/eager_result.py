@@ -103,7 +103,9 @@ class EagerResult(AsyncResult[R]):
         match status.state:
             case State.FAILURE:
                 # Celery's tests make results of a failure without an exception.
-                return self._raised or TaskFailed(ErrorReport("Exception", "builtins", str(self._returned)))
+                if self._raised is not None:  # not `or`: an exception may be false
+                    return self._raised
+                return TaskFailed(ErrorReport("Exception", "builtins", str(self._returned)))
             case State.REVOKED:
                 return self._raised if isinstance(self._raised, TaskRevokedError) else TaskRevokedError("revoked")
             case State.REJECTED:

@@ -22,6 +22,6 @@ def check_id(value: object, option: str = "task_id") -> str:
     """Return an id that a caller chose in its usual spelling; raises InvalidOption if it is no UUID."""
     try:
         return str(value if isinstance(value, UUID) else UUID(str(value)))
-    except ValueError:
+    except Exception:
         cure = "; leave it out to have one made" if option == "task_id" else ""
         raise InvalidOption(f"{option}={value!r:.80} is not a UUID{cure}") from None

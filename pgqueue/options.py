@@ -166,7 +166,7 @@ def without_celerys(
 
 def check_serializer(value: object) -> None:
     """Raise InvalidOption unless a serializer is JSON, or None for the same."""
-    if value in (None, "json", "application/json"):
+    if value is None or (isinstance(value, str) and value in ("json", "application/json")):
         return
     why = "it runs whatever code the text names" if value == "pickle" else "args and results are columns of type json"
     raise InvalidOption(f"serializer={shown(value)} is not offered: {why}; only 'json' is, dates and decimals included")
@@ -190,9 +190,9 @@ def check_names(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
     choices = sorted(known)
     for name in given:
         if name not in choices:
-            near = difflib.get_close_matches(name, choices, 1)
+            near = difflib.get_close_matches(name, choices, 1) if isinstance(name, str) else []
             raise InvalidOption(
-                f"unknown {kind} {name!r}; "
+                f"unknown {kind} {shown(name)}; "
                 + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(choices)}")
             )
 
@@ -225,12 +225,15 @@ def check_time(option: str, value: object) -> datetime:
     """Return a point in time; raises InvalidOption unless it is an aware datetime of the next hundred years."""
     if not isinstance(value, datetime):
         raise InvalidOption(f"{option} must be a datetime, not {shown(value)}")
-    if value.tzinfo is None or value.utcoffset() is None:
-        raise InvalidOption(f"{option}={value.isoformat()} has no time zone; add one, such as tzinfo=timezone.utc")
     try:
-        away = value.astimezone(UTC) - datetime.now(UTC)
+        offset = value.utcoffset()
+        away = value.astimezone(UTC) - datetime.now(UTC) if offset is not None else timedelta(0)
     except OverflowError:
         away = timedelta.max
+    except Exception as error:  # the code of its time zone
+        raise InvalidOption(f"{option} has a time zone that does not know it: {shown(error)}") from error
+    if offset is None:
+        raise InvalidOption(f"{option}={value.isoformat()} has no time zone; add one, such as tzinfo=timezone.utc")
     if away.total_seconds() > LONGEST:
         raise InvalidOption(f"{option}={value.isoformat()} is more than a hundred years away")
     return value
@@ -252,8 +255,8 @@ def check_time_limits(hard: object, soft: object) -> tuple[float | None, float |
     limits = []
     for option, value in (("time_limit", hard), ("soft_time_limit", soft)):
         limit = None if value is None else seconds(option, value)
-        if limit == 0:
-            raise InvalidOption(f"{option} must be more than 0 seconds; leave it out for no limit")
+        if limit is not None and limit < 0.001:  # PostgreSQL's real has no 1e-50, and nobody means a microsecond
+            raise InvalidOption(f"{option} must be at least 0.001 seconds; leave it out for no limit")
         limits.append(limit)
     if limits[0] is not None and limits[1] is not None and limits[1] >= limits[0]:
         raise InvalidOption(
@@ -347,7 +350,7 @@ class TaskOptions:
             if not isinstance(getattr(self, option), bool):
                 raise InvalidOption(f"{option} must be True or False, not {shown(getattr(self, option))}")
         for option in ("acks_on_failure", "acks_on_timeout"):
-            if getattr(self, option) not in (None, True, False):
+            if not isinstance(getattr(self, option), bool | None):
                 raise InvalidOption(f"{option} must be True or False, not {shown(getattr(self, option))}")
         check_serializer(self.serializer)
         check_rate(self.rate_limit)

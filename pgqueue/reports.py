@@ -224,14 +224,16 @@ def _is_ours(frame: FrameType) -> bool:
 # -- clearing ----------------------------------------------------------------------------------------------------
 
 
-def clear_frames(error: BaseException) -> None:
+def clear_frames(error: BaseException, spared: BaseException | None = None) -> None:
     """Take the tracebacks from an exception and all that hangs on it, and drop what their frames still hold.
+
+    - `spared`: one that is left as it is, with what hangs on it.
 
     So nothing large stays alive: neither through a cycle, nor through an exception that a module keeps and raises
     again and again (each time, Python lengthens its traceback). Never raises.
     """
     with suppress(Exception):
-        for linked in _linked(error):
+        for linked in _linked(error, spared):
             trace = _own(linked, "__traceback__")
             BaseException.with_traceback(linked, None)  # an exception may be a frozen dataclass
             while trace is not None:
@@ -239,9 +241,9 @@ def clear_frames(error: BaseException) -> None:
                 trace = trace.tb_next
 
 
-def _linked(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and all that hangs on it, each once."""
-    seen: set[int] = set()
+def _linked(error: BaseException, spared: BaseException | None = None) -> Iterator[BaseException]:
+    """Yield an exception and all that hangs on it, each once, but for one that is spared."""
+    seen: set[int] = set() if spared is None else {id(spared)}
     todo: list[Any] = [error]
     while todo:
         current = todo.pop()

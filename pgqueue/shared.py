@@ -40,6 +40,7 @@ class Shared:
             current = self._current()
             if current is None:
                 current = self._default = self._default or self._make_default()
+                self._current = weakref.ref(current)
             for app in list(self._apps):
                 if app is not current:
                     app.adopt(type(task)(), function, options)
@@ -50,9 +51,13 @@ class Shared:
     def join(self, app: Adopting, *, current: bool) -> None:
         """Declare the shared tasks in a new app."""
         with self._lock:
+            before = self._current()
             self._apps.add(app)
             for task, kind, function, options in self._living():
-                app.adopt(task if current else kind(), function, options)
+                if current and before is not None and before is not app:
+                    before.adopt(kind(), function, options)  # every app keeps a task of its own
+                if not current or before is not app:
+                    app.adopt(task if current else kind(), function, options)
             if current:
                 self._current = weakref.ref(app)
 

@@ -117,6 +117,10 @@ class Signal:
             self.receivers = tuple(link for link in before if not link.is_for(receiver, sender, dispatch_uid))
             return len(self.receivers) < len(before)
 
+    def heard_by(self, sender: object) -> bool:
+        """Return whether anybody wants to hear of this sender, so that a payload is worth making."""
+        return any(link.wants(sender) for link in self.receivers)
+
     def send(self, sender: object = None, **named: object) -> list[tuple[Receiver, object]]:
         """Call the receivers in the order in which they were connected; return each with its answer or its exception.
 

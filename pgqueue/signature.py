@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from pgqueue.arguments import check_call
 from pgqueue.errors import InvalidOption
 from pgqueue.options import call_options, shown
 from pgqueue.result import AsyncResult
@@ -52,6 +53,10 @@ class Signature(Generic[R]):
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     immutable: bool = False
+
+    def __post_init__(self) -> None:
+        check_call(self.task.name, self.args, self.kwargs)
+        self.args = tuple(self.args)
 
     def set(self, immutable: bool | None = None, **options: Any) -> Signature[R]:
         """Give the call these options in addition, checked now; return it."""

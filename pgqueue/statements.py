@@ -106,7 +106,7 @@ class Ended:
     outcome: Outcome
     runtime: float = 0.0
     keep: bool = True
-    told: Callable[[Ended, bool], None] | None = None
+    told: Callable[[Outcome, bool], None] | None = None
 
 
 _CALLS = {

@@ -27,6 +27,7 @@ from pgqueue.options import (
     check_time,
     check_time_limits,
     seconds,
+    shown,
     task_options,
 )
 from pgqueue.result import AsyncResult
@@ -35,9 +36,11 @@ from pgqueue.serialization import encode
 from pgqueue.signature import Signature
 from pgqueue.statements import Statement
 from pgqueue.tracer import (
+    HOOKS,
     Context,
     Hooks,
     TransactionBlock,
+    current_context,
     enters,
     no_context,
     request_of,
@@ -74,6 +77,8 @@ class Task(Hooks, Generic[P, R, C]):
 
         greet = app.register_task(Greet())
     """
+
+    MaxRetriesExceededError = MaxRetriesExceededError
 
     app: TaskApp
     name: str
@@ -120,7 +125,10 @@ class Task(Hooks, Generic[P, R, C]):
         - `options`: those given where it is declared; they come before attributes of the class.
         """
         if function is not None:
-            update_wrapper(self, function)  # first: an attribute of the function must not hide one of the task
+            update_wrapper(self, function, updated=())
+            for name_, value in vars(function).items() if hasattr(function, "__dict__") else ():
+                if not hasattr(Task, name_):  # it must not hide one of the task
+                    object.__setattr__(self, name_, value)
             self.run = MethodType(function, self) if options.get("bind") else function  # type: ignore[method-assign]
         else:
             self.__name__ = type(self).__name__
@@ -128,8 +136,13 @@ class Task(Hooks, Generic[P, R, C]):
         self.name = name
         self.function = function
         self.declared = dict(options)
+        self._set_by_hand: dict[str, Any] = {}
+        self._annotated: tuple[str, ...] = ()
         self.is_coroutine = inspect.iscoroutinefunction(self.run)
         self.has_own_call = type(self).__call__ is not Task.__call__
+        for hook in HOOKS:
+            if inspect.iscoroutinefunction(getattr(self, hook)):
+                raise InvalidOption(f"{hook} of {name} is a coroutine function; hooks are plain functions")
         self.apply_options(*self.resolve())
         self.on_bound(app)
 
@@ -140,7 +153,7 @@ class Task(Hooks, Generic[P, R, C]):
         """
         found: dict[str, Any] = dict(self.app.defaults(self.name))
         for kind in reversed(type(self).__mro__):
-            if issubclass(kind, Task) and kind is not Task:
+            if kind not in Task.__mro__:
                 found |= {option: vars(kind)[option] for option in _ATTRIBUTES if option in vars(kind)}
         found |= self.declared
         attributes = {}
@@ -150,7 +163,7 @@ class Task(Hooks, Generic[P, R, C]):
                     found[attribute] = value
                 else:
                     attributes[attribute] = MethodType(value, self) if inspect.isfunction(value) else value
-        return task_options(found | {"name": self.name}), attributes
+        return task_options(found | self._set_by_hand | {"name": self.name}), attributes
 
     def apply_options(self, options: TaskOptions, attributes: Mapping[str, Any]) -> None:
         """Take over what `resolve` has found."""
@@ -162,7 +175,10 @@ class Task(Hooks, Generic[P, R, C]):
             "retry_policy": options.policy(),
             "arguments": Arguments(self.run, skip=skip, validate=options.pydantic),
             "_shape": Arguments(self.run, skip=skip, validate=False),
+            "_annotated": tuple(attributes),
         }
+        for name in self._annotated:
+            vars(self).pop(name, None)
         for name, value in own.items():
             object.__setattr__(self, name, value)
 
@@ -171,10 +187,16 @@ class Task(Hooks, Generic[P, R, C]):
     _shape: Arguments
 
     def __setattr__(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
-        if name in TASK_OPTIONS and name != "name" and "options" in vars(self):
-            changed: dict[str, Any] = {name: value}
-            self.apply_options(replace(self.options, **changed), {})
+        if name not in TASK_OPTIONS or name == "name" or "options" not in vars(self):
+            object.__setattr__(self, name, value)
+            return
+        changed: dict[str, Any] = {name: value}
+        options = replace(self.options, **changed)
+        self._set_by_hand |= changed
+        self.apply_options(options, {name: vars(self)[name] for name in self._annotated})
+
+    def __deepcopy__(self, memo: object) -> Task[P, R, C]:
+        return self
 
     @property
     def max_payload_bytes(self) -> int:
@@ -241,7 +263,7 @@ class Task(Hooks, Generic[P, R, C]):
         if task_id is not None:
             options["task_id"] = task_id
         if self.app.always_eager:
-            return self.apply(args, kwargs, **options)
+            return self._applied(args, kwargs, options)
         job = self.job(args or (), kwargs or {}, options)
         return self.app.enqueue(job, connection, **self.handle(options))
 
@@ -258,7 +280,7 @@ class Task(Hooks, Generic[P, R, C]):
         if task_id is not None:
             options["task_id"] = task_id
         if self.app.always_eager:
-            return self.apply(args, kwargs, **options)
+            return self._applied(args, kwargs, options)
         job = self.job(args or (), kwargs or {}, options)
         return await self.app.aenqueue(job, connection, **self.handle(options))
 
@@ -327,7 +349,8 @@ class Task(Hooks, Generic[P, R, C]):
         **more: Any,
     ) -> Signature[R]:
         """Return the call as a value, with options."""
-        call: Signature[R] = Signature(cast("Task[Any, R, Any]", self), tuple(args), kwargs or {}, immutable=immutable)
+        task, given = cast("Task[Any, R, Any]", self), cast("tuple[Any, ...]", args)
+        call: Signature[R] = Signature(task, given, {} if kwargs is None else kwargs, immutable=immutable)
         return call.set(**{**(options or {}), **more})
 
     subtask = signature
@@ -347,7 +370,7 @@ class Task(Hooks, Generic[P, R, C]):
         self,
         args: Sequence[object] | None = None,
         kwargs: Mapping[str, object] | None = None,
-        exc: BaseException | None = None,
+        exc: BaseException | type[BaseException] | None = None,
         throw: bool = True,
         eta: datetime | None = None,
         countdown: float | timedelta | None = None,
@@ -361,7 +384,7 @@ class Task(Hooks, Generic[P, R, C]):
         - `args`, `kwargs`, and the options queue, priority, expires, headers, ignore_result, time_limit and
           soft_time_limit: replace those of the job.
         - `exc`: why; kept with the job, and raised itself when no retry is left.
-        - `throw`: raise (default), or return the Retry for the task to raise.
+        - `throw`: raise (default), or return the Retry: the task goes on, and what it returns then is not kept.
         - `eta` or `countdown` (seconds): when; default `default_retry_delay`.
         - `max_retries`: the limit for the rest of this attempt, instead of the task's.
 
@@ -371,10 +394,11 @@ class Task(Hooks, Generic[P, R, C]):
             raise self.retry(exc=error, countdown=2 ** self.request.retries)
         """
         request = self.request
+        exc = _made(exc)
         if request.called_directly:
             _raise(exc, Retry("the task can be retried, but it was called directly"))
         if args is not None and not isinstance(args, list | tuple):
-            raise InvalidArguments(f"args of a retry must be a list or tuple, not {args!r:.80}")
+            raise InvalidArguments(f"args of a retry must be a list or tuple, not {shown(args)}")
         if max_retries is not None:
             check_limit("max_retries", max_retries)
             request.max_retries = max_retries  # automatic retries of this attempt keep to it
@@ -385,7 +409,9 @@ class Task(Hooks, Generic[P, R, C]):
         limit = self.max_retries if request.max_retries is None else request.max_retries
         if limit is not None and request.retries >= limit:
             problem = f"{self.name}[{request.id}] has been retried {limit} times, its limit"
-            _raise(exc, MaxRetriesExceededError(problem, request.args, request.kwargs))
+            if exc is None:
+                raise MaxRetriesExceededError(problem, request.args, request.kwargs)
+            _raise(exc, exc)
         if eta is not None:
             eta = check_time("eta", self._localized({"eta": eta})["eta"])
         expires = checked.expires
@@ -408,20 +434,24 @@ class Task(Hooks, Generic[P, R, C]):
         )
         if throw:
             raise asked from exc
+        request.asked = asked
         return asked
 
     def replace(self, sig: Signature[Any]) -> Any:
         """Put another call in the place of this one: it goes on under this id, with the links of this job and its own.
 
         Raises Replace, which the task must let pass. The job has no result of its own then: that of the other call is
-        its result.
+        its result. What a transactional task has written is rolled back, as whenever it does not return.
 
             return self.replace(import_rows.s(path, first=1000))
         """
         if self.request.called_directly:
             raise RuntimeError(f"{self.name} was called directly: there is no job that another could replace")
         if not isinstance(sig, Signature):
-            raise InvalidOption(f"replace() needs a signature such as add.s(2, 3), not {sig!r:.80}")
+            raise InvalidOption(f"replace() needs a signature such as add.s(2, 3), not {shown(sig)}")
+        for option in ("task_id", "unique_key"):
+            if sig.options.get(option) is not None:
+                raise InvalidOption(f"{option} of a call that replaces another has no meaning: that of the first stays")
         return self.on_replace(sig)
 
     def add_to_chord(self, sig: object, lazy: bool = False) -> NoReturn:
@@ -471,6 +501,16 @@ class Task(Hooks, Generic[P, R, C]):
         return f"<Task: {vars(self).get('name') or type(self).__qualname__}>"
 
     # -- inside ----------------------------------------------------------------------------------------------
+
+    def _applied(
+        self, args: Sequence[object] | None, kwargs: Mapping[str, object] | None, options: Mapping[str, Any]
+    ) -> Handle[R]:
+        """Run a call that would have been enqueued."""
+        found = self.apply(args, kwargs, **options)
+        around = current_context()
+        if around is not None and around.keeps_trail and options.get("add_to_parent") is not False:
+            around.children.append(found)
+        return found
 
     async def _call_coroutine(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Any:
         with no_context(self.name):
@@ -523,7 +563,7 @@ class Task(Hooks, Generic[P, R, C]):
         if checked.expires is None and self.expires is not None:
             checked = replace(checked, expires=self.expires)
         if awaits:
-            self._shape.bind((None, *args), dict(kwargs))
+            self._shape.bind((None, *args), kwargs)
         elif self.typing:
             args, kwargs = self.arguments.bind(args, kwargs)
         priority = self.priority if checked.priority is None else checked.priority
@@ -538,6 +578,15 @@ class Task(Hooks, Generic[P, R, C]):
 
 
 _RESERVED = frozenset(State)
+
+
+def _made(exc: object) -> BaseException | None:
+    """Return the exception that a task gives; a class stands for an instance of it, as after `raise`."""
+    if isinstance(exc, type) and issubclass(exc, BaseException):
+        return exc()
+    if exc is None or isinstance(exc, BaseException):
+        return exc
+    raise InvalidArguments(f"exc of a retry must be an exception, not {shown(exc)}")
 
 
 def _raise(exc: BaseException | None, otherwise: BaseException) -> NoReturn:

@@ -241,7 +241,8 @@ SECTIONS: dict[str, Section] = {
         ("immutable", SAME, "Of a signature."),
     )),
     "retry": Section("Options of `self.retry(...)`", "retry({}=)", (
-        ("args kwargs exc throw", SAME, ""),
+        ("args kwargs exc", SAME, ""),
+        ("throw", CHANGED, "With False the task goes on, and what it returns then is not kept: the retry is."),
         ("eta countdown", STRONGER, "The same row waits; there is no second message."),
         ("max_retries", STRONGER, "For this attempt, and leaks nowhere."),
         ("queue priority expires headers ignore_result time_limit soft_time_limit", SAME, "Replace those of the job."),

@@ -98,6 +98,7 @@ def worker(context: Context, /, **given: Any) -> int:
     from pgqueue.worker import run_worker
 
     app = context.load_app()
+    app.set_current()
     options = _options(app, given)
     if setup_logging.receivers:
         setup_logging.send(app, loglevel=given["loglevel"], logfile=None, format=_LOG_FORMAT, colorize=False)

@@ -19,10 +19,11 @@ from pgqueue.tracer.context import (
     no_context,
     request_of,
 )
-from pgqueue.tracer.hooks import ExceptionInfo, Hooks
+from pgqueue.tracer.hooks import HOOKS, ExceptionInfo, Hooks
 from pgqueue.tracer.prepare import Where
 
 __all__ = [
+    "HOOKS",
     "Aftermath",
     "Concluded",
     "Context",

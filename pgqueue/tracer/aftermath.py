@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeGuard, TypeVar
 
-from pgqueue.errors import Reject, Retry, TaskPredicate
+from pgqueue.errors import Reject, Retry
 from pgqueue.reports import clear_frames, report, revive
+from pgqueue.serialization.reports import name_of
 from pgqueue.signals import (
     Signal,
     task_failure,
@@ -42,6 +43,7 @@ class Listeners:
     """Whether somebody wants to hear of the outcomes of a task: its own hooks, looked up once, or receivers."""
 
     def __init__(self, task: Traced) -> None:
+        self._task = task
         after = overridden(task, "after_return")
         self.success = after or overridden(task, "on_success")
         self._failure = after or overridden(task, "on_failure")
@@ -50,19 +52,19 @@ class Listeners:
 
     def want(self, outcome: Outcome) -> bool:
         """Return whether anybody has to be told of an outcome."""
-        if task_postrun.receivers:
+        if self.hears(task_postrun):
             return True
         match outcome:
             case Succeeded():
-                return self.success or bool(task_success.receivers)
+                return self.success or self.hears(task_success)
             case Failed():
-                return self._failure or bool(task_failure.receivers)
+                return self.failure
             case Retried():
-                return self._retry or bool(task_retry.receivers)
+                return self._retry or self.hears(task_retry)
             case Rejected(requeue=False):
-                return bool(task_failure.receivers)
+                return self.hears(task_failure)
             case Revoked():
-                return bool(task_revoked.receivers)
+                return self.hears(task_revoked)
             case Released():  # one that may start once cannot go back: it ends as a failure
                 return self._once and self.failure
         return False
@@ -70,17 +72,22 @@ class Listeners:
     @property
     def failure(self) -> bool:
         """Whether anybody has to be told of a failure that others find."""
-        return self._failure or bool(task_failure.receivers)
+        return self._failure or self.hears(task_failure)
+
+    def hears(self, signal: Signal) -> bool:
+        """Return whether anybody hears a signal of this task."""
+        return bool(signal.receivers) and signal.heard_by(self._task)
 
 
 class Aftermath:
     """An attempt whose outcome is not committed yet, and what is to be said about it then.
 
     - `value`: what the task returned; `error`: what it raised.
+    - `spared`: an exception of whoever runs the attempt eagerly, which must stay whole.
     - `begun`: whether `task_prerun` was sent, so that `task_postrun` has to be.
     """
 
-    __slots__ = ("_errors", "begun", "context", "error", "task", "value")
+    __slots__ = ("_errors", "begun", "context", "error", "spared", "task", "value")
 
     def __init__(
         self, task: Traced, context: Context, value: object = None, error: BaseException | None = None
@@ -90,6 +97,7 @@ class Aftermath:
         self.value = value
         self.error = error
         self.begun = context.begun
+        self.spared: BaseException | None = None
         self._errors: list[tuple[str, ErrorReport]] = []
 
     def tell(self, outcome: Outcome, acked: bool) -> list[tuple[str, ErrorReport]]:
@@ -113,7 +121,7 @@ class Aftermath:
             return self._errors
         finally:
             if self.error is not None:
-                clear_frames(self.error)
+                clear_frames(self.error, self.spared)
                 self.error = None
 
     # -- inside ----------------------------------------------------------------------------------------------
@@ -144,7 +152,9 @@ class Aftermath:
         return None, None
 
     def _failed(self, error: ErrorReport) -> BaseException:
-        raised = revive(error) if self.error is None or _is(self.error, TaskPredicate) else self.error
+        raised = self.error
+        if raised is None or name_of(type(raised)) != error.type:  # not what it raised, but what has become of it
+            raised = revive(error)
         info = ExceptionInfo(raised, error)
         self._call("on_failure", raised, *self._job, info)
         self._send_failure(raised, info)
@@ -155,7 +165,7 @@ class Aftermath:
         asked = self.error
         if not _is(asked, Retry):
             asked = Retry(exc=asked, countdown=outcome.countdown, eta=outcome.eta)
-        info = ExceptionInfo(asked if asked.exc is None else asked.exc, error)
+        info = ExceptionInfo(asked.exc if _is(asked.exc, BaseException) else asked, error)
         self._call("on_retry", asked.exc, *self._job, info)
         self._send(task_retry, request=self.context, reason=asked, einfo=info)
         return asked
@@ -204,7 +214,7 @@ class Aftermath:
                 task_id=self.context.id, args=self.context.args, kwargs=self.context.kwargs, request=self.context,
                 exception=error, traceback=info.tb, einfo=info,
             )  # fmt: skip
-        clear_frames(error)
+        clear_frames(error, self.spared)
 
 
 def _is(value: object, kind: type[T]) -> TypeGuard[T]:

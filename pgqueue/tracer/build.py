@@ -71,7 +71,7 @@ def _build_sync(task: Traced, where: Where, conclude: _Conclusions) -> Trace:
             return conclude.refusal(context)
         token = _current.set(context)
         try:
-            if task_prerun.receivers:
+            if task_prerun.receivers and task_prerun.heard_by(task):
                 _begin(task, context)
             try:
                 guard.enter()
@@ -97,7 +97,7 @@ def _build_async(task: Traced, where: Where, conclude: _Conclusions) -> AsyncTra
         cancels = _cancels()
         token = _current.set(context)
         try:
-            if task_prerun.receivers:
+            if task_prerun.receivers and task_prerun.heard_by(task):
                 _begin(task, context)
             try:
                 guard.aenter()
@@ -130,6 +130,8 @@ class _Conclusions:
         self._always = always
 
     def value(self, context: Context, value: object) -> Concluded:
+        if context.asked is not None:  # by retry(throw=False): one job cannot both end and go on
+            return self.error(context, context.asked)
         try:
             outcome = conclude_value(self._task, value)
         except BaseException as error:  # a value's own code has run, such as a model's; it may raise anything

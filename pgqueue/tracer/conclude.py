@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 
 from pgqueue.errors import (
     Ignore,
@@ -74,20 +75,32 @@ def _decide(task: Traced, context: Context, error: BaseException) -> Outcome:
 
 
 def _replaced(context: Context, asked: Replace) -> Replaced:
-    job = asked.job
+    job, claim = asked.job, context.claim
+    expires = job.expires if claim is None else job.expires or claim.expires
+    if job.expires_in is not None:
+        expires = datetime.now(UTC) + timedelta(seconds=job.expires_in)
     return Replaced(
         job.task, job.args, job.kwargs,
-        queue=job.queue, priority=job.priority, countdown=job.countdown or 0.0, eta=job.eta, expires=job.expires,
-        headers=job.headers, options=_nested(job.options, context.replaced_task_nesting + 1), links=job.links,
+        queue=job.queue, priority=job.priority, countdown=job.countdown or 0.0, eta=job.eta, expires=expires,
+        headers=job.headers or (None if claim is None else claim.headers),
+        options=_nested(None if claim is None else claim.options, job.options, context.replaced_task_nesting + 1),
+        links=job.links,
         errbacks=job.errbacks, ignore_result=job.ignore_result, time_limit=job.time_limit,
         soft_time_limit=job.soft_time_limit,
     )  # fmt: skip
 
 
-def _nested(options: str | None, count: int) -> str:
-    """Return the options of a call that takes the place of another, with the count of such changes."""
-    known = {} if options is None else decode(options)
-    return encode({**known, "replaced": count} if isinstance(known, dict) else {"replaced": count}, path="options")
+def _nested(before: str | None, options: str | None, count: int) -> str:
+    """Return the options of a call that takes the place of another, with the count of such changes.
+
+    Whose child it is stays: that of the first.
+    """
+    first, second = ({} if text is None else decode(text) for text in (before, options))
+    known = {**second, "replaced": count} if isinstance(second, dict) else {"replaced": count}
+    known.pop("trail", None)
+    if isinstance(first, dict) and "trail" in first:
+        known["trail"] = first["trail"]
+    return encode(known, path="options")
 
 
 def _retried(task: Traced, asked: Retry) -> Retried:

@@ -92,13 +92,14 @@ class Context:
     - `is_eager`: whether it runs where the call was made, by `apply` or `task_always_eager`.
     - `max_retries`: the limit that `self.retry(max_retries=...)` has set for this attempt; None: the task's.
     - `begun`: whether `task_prerun` was sent. `entering`: the next call of the task is that of the tracer.
+    - `asked`: the `Retry` that `self.retry(throw=False)` has returned.
     - `transacts`: whether the attempt has a transaction, whose COMMIT may be refused.
     - `unheard`: what receivers of `task_prerun` have raised.
     """
 
     # With a place for whatever a task or a library hangs on it, made only then.
     __slots__ = (
-        "__dict__", "_children", "_options", "args", "around", "begun", "called_directly", "claim", "entering",
+        "__dict__", "_children", "_options", "args", "around", "asked", "begun", "called_directly", "claim", "entering",
         "hostname", "is_eager", "kwargs", "max_retries", "task", "transactor", "transacts", "unheard", "worker",
     )  # fmt: skip
 
@@ -135,6 +136,7 @@ class Context:
         self._options = options
         self._children: list[Any] | None = None
         self.max_retries: int | None = None
+        self.asked: BaseException | None = None
         self.called_directly = claim is None
 
     @property
@@ -212,8 +214,9 @@ class Context:
 
     @property
     def ignore_result(self) -> bool | None:
-        """What the call said about keeping its result; None if nothing."""
-        return self.claim.ignore_result if self.claim else None
+        """Whether its result is not kept: as the call said, else the task."""
+        said = self.claim.ignore_result if self.claim else None
+        return said if said is not None or self._options is None else self._options.ignore_result
 
     @property
     def callbacks(self) -> list[Any] | None:

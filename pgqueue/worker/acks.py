@@ -85,7 +85,7 @@ class Acks:
                 self._later.append((time.monotonic() + pause, pause, ended))
                 return
             logger.error("job %s: its outcome cannot be stored: %s", ended.claim.id, error)
-            ended = replace(ended, outcome=Failed(report(error)))
+            ended = replace(ended, outcome=Failed(report(error), hooks=ended.told is None))
             self.waiting.insert(0, ended)
             refused = run(connection, self._statements.finish(self._worker, [ended]))
             self.waiting.remove(ended)
@@ -97,4 +97,4 @@ class Acks:
             acked = ended.claim.id not in refused
             journal.tell(ended, acked)
             if ended.told is not None:
-                ended.told(ended, acked)
+                ended.told(ended.outcome, acked)

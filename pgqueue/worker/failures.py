@@ -49,7 +49,10 @@ def install(app: PgQueue) -> None:
             app.database.run(app.database.statements.attach(id, hook_entry(app.AsyncResult(id).attempt, hook, problem)))
 
     if REPORT not in app.tasks:
-        app.task(name=REPORT, ignore_result=True, max_retries=0, typing=False, pydantic=False)(report_failure)
+        app.task(
+            name=REPORT, base=Task, ignore_result=True, max_retries=0, acks_late=True, time_limit=None,
+            soft_time_limit=None, typing=False, pydantic=False,
+        )(report_failure)  # fmt: skip
 
 
 def _claim(id_: str, task: str, args: Sequence[object], kwargs: Mapping[str, object]) -> Claim:

@@ -177,8 +177,11 @@ class IOThread(threading.Thread):
             self._buffer.put([None] * self._options.slots)
         if self.exit_code == EXIT_FAILED:
             self._cut_off = list(self._held.values())  # nobody could store how they end
-        if self._cut_off:
-            logger.warning("%d tasks are cut off", len(self._cut_off))
+        if self._cut_off or (self._telling and self._is_ending):
+            if self._cut_off:
+                logger.warning("%d tasks are cut off", len(self._cut_off))
+            else:
+                logger.warning("hooks of acknowledged tasks are cut off")
             self._end_now(self.exit_code)
 
     def _serve_always(self) -> None:
@@ -267,7 +270,7 @@ class IOThread(threading.Thread):
                 self._drop(ended.claim)
                 journal.tell(ended, acked)
                 if ended.told is not None:
-                    ended.told(ended, acked)
+                    ended.told(ended.outcome, acked)
         self._demand.ended(runtimes)
         return bool(runtimes)
 
@@ -498,10 +501,20 @@ class IOThread(threading.Thread):
         self._collect()
         while self._acks.waiting:
             self._exchange(connection, 0)
+        self._let_hooks_end(connection)
         self._cut_off = list(self._held.values())
         self.exit_code = EXIT_LIMIT if self._stop_at is None else EXIT_CUT_OFF
         self._leave(connection)
         self._end_now(self.exit_code)
+
+    def _let_hooks_end(self, connection: Connection) -> None:
+        """Give the hooks of attempts that are acknowledged a moment before the process ends, and keep their errors."""
+        self._retiring = True  # so that a slot wakes this thread when it is done
+        until = time.monotonic() + SOFT
+        while self._telling and time.monotonic() < until:
+            self._wake.wait([], until - time.monotonic())
+            self._wake.attend()
+        self._attach(connection)
 
     def _is_worn_out(self) -> bool:
         """Return whether the process has run as many tasks, or takes as much memory, as it may."""
@@ -534,8 +547,12 @@ class IOThread(threading.Thread):
         return False
 
     def _at_rest(self) -> bool:
-        telling = self._notes or any(slot.telling for slot in self._slots)
-        return not self._held and not self._ended and not telling
+        # In this order: a slot leaves its notes before it says that it tells no more.
+        return not self._held and not self._ended and not self._telling and not self._notes
+
+    @property
+    def _telling(self) -> bool:
+        return any(slot.telling for slot in self._slots)
 
     def _out_of_time(self) -> bool:
         return self._stop_at is not None and time.monotonic() >= self._stop_at

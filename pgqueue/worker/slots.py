@@ -74,7 +74,7 @@ def work(bench: Bench, buffer: ThreadBuffer, slot: Slot) -> None:
                     assert tracer.atrace is not None
                     outcome, aftermath = runner.run(tracer.atrace(claim, transaction, slot))
             except BaseException as error:  # a coroutine that cancels itself; a slot must never die
-                outcome, aftermath = Failed(report(error)), None
+                outcome, aftermath = Failed(report(error), hooks=True), None
             if not end():
                 threading.Event().wait()  # until the process ends
             if transaction.error is not None:
@@ -133,7 +133,7 @@ async def _work_in_loop(bench: Bench, buffer: LoopBuffer, slot: Slot, executor: 
         try:
             outcome, aftermath = attempt.result()
         except BaseException as error:
-            outcome, aftermath = Failed(report(error)), None
+            outcome, aftermath = Failed(report(error), hooks=True), None
         del attempt
         if not slot.end():
             await asyncio.Event().wait()  # until the process ends
@@ -166,11 +166,11 @@ class _Committed:
     def __init__(self) -> None:
         self._event = threading.Event()
 
-    def __call__(self, ended: Ended, acked: bool) -> None:
-        self._answer = ended, acked
+    def __call__(self, outcome: Outcome, acked: bool) -> None:
+        self._answer = outcome, acked
         self._event.set()
 
-    def wait(self) -> tuple[Ended, bool]:
+    def wait(self) -> tuple[Outcome, bool]:
         """Return what was stored, and whether it was accepted."""
         self._event.wait()
         return self._answer
@@ -181,19 +181,23 @@ class _LoopCommitted:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.future: asyncio.Future[tuple[Ended, bool]] = loop.create_future()
+        self.future: asyncio.Future[tuple[Outcome, bool]] = loop.create_future()
 
-    def __call__(self, ended: Ended, acked: bool) -> None:
-        self._loop.call_soon_threadsafe(self.future.set_result, (ended, acked))
+    def __call__(self, outcome: Outcome, acked: bool) -> None:
+        self._loop.call_soon_threadsafe(self.future.set_result, (outcome, acked))
 
 
-def _tell(bench: Bench, slot: Slot, claim: Claim, aftermath: Aftermath, final: Ended, acked: bool) -> None:
+def _tell(bench: Bench, slot: Slot, claim: Claim, aftermath: Aftermath, outcome: Outcome, acked: bool) -> None:
     """Run hooks and receivers, now that the outcome is committed."""
+    errors: Sequence[tuple[str, ErrorReport]] = ()
     try:
-        errors = aftermath.tell(final.outcome, acked)
+        errors = aftermath.tell(outcome, acked)
+    except BaseException:  # a slot must never die
+        logger.exception("job %s: its hooks could not be run", claim.id)
     finally:
+        bench.attach(claim, errors)  # first: who sees that nothing is told any more must find these
         slot.telling = False
-    bench.attach(claim, errors)
+        bench.attach(claim, ())
 
 
 def _keeps(bench: Bench, claim: Claim, outcome: Outcome) -> bool:

@@ -81,21 +81,23 @@ def ours() -> dict[str, set[str]]:
 #: Attributes that parts of pgqueue need of each other; nobody else should build on them.
 _INSIDE = {
     "app": {
-        "adopt", "aenqueue", "always_eager", "annotations", "check_queue", "database", "defaults", "eager_propagates",
-        "enqueue", "inherits_priority", "listener", "max_payload_bytes", "max_requeues", "route", "run_job", "settings",
+        "adopt", "aenqueue", "always_eager", "annotations", "check_queue", "close_loop", "database", "defaults",
+        "eager_propagates", "enqueue", "inherits_priority", "listener", "max_payload_bytes", "max_requeues", "route",
+        "run_job", "settings",
     },
     "task": {
-        "apply_options", "arguments", "configure", "declare", "declared", "function", "handle", "has_own_call",
-        "is_coroutine", "job", "max_payload_bytes", "max_requeues", "options", "resolve", "retry_policy",
-        "transactional",
+        "MaxRetriesExceededError", "apply_options", "arguments", "declare", "declared", "function", "handle",
+        "has_own_call", "is_coroutine", "job", "max_payload_bytes", "max_requeues", "options", "resolve",
+        "retry_policy", "transactional",
     },
     "request": {
-        "around", "begun", "claim", "entering", "keeps_trail", "max_retries", "transactor", "transacts", "unheard",
+        "around", "asked", "begun", "claim", "entering", "keeps_trail", "max_retries", "transactor", "transacts",
+        "unheard",
     },
     "result": {"meta"},
     "results": set[str](),
     "signature": {"continuation", "job"},
-    "signal": {"name", "payload"},
+    "signal": {"heard_by", "name", "payload"},
 }  # fmt: skip
 
 

@@ -151,7 +151,8 @@ def test_every_program_comes_to_an_outcome_that_can_be_stored(
 @example({"base": "ValueError", "names": {"__class__": ["property raises", "SystemExit"]}}, arun)
 @given(ERRORS, st.sampled_from(RUNNERS))
 def test_the_name_of_an_exception_is_never_lost(said: dict[str, Any], task: AnyTask) -> None:
-    if said["base"] in ORDERS:
+    # Python asks a metaclass with __subclasscheck__ itself while the exception passes, and what that raises takes over.
+    if said["base"] in ORDERS or "__subclasscheck__" in said.get("meta", {}):
         return
     claim = claimed({"steps": [["raise", said]]})
     outcome, aftermath = never_raises(lambda: concluded(task, claim, False))
@@ -173,7 +174,12 @@ def test_the_name_of_an_exception_is_never_lost(said: dict[str, Any], task: AnyT
 @example(raising("body", {"__traceback__": ["property raises", "RuntimeError"]}), run)
 @given(PROGRAMS, st.sampled_from(RUNNERS))
 def test_every_program_can_be_run_eagerly(program: Program, task: AnyTask) -> None:
-    result = never_raises(lambda: task.apply((program,)))
+    try:
+        result = task.apply((program,))
+    except Exception as error:
+        raise AssertionError(report(error).traceback) from None
+    except BaseException:
+        return  # Ctrl-C and the like are the caller's, once their end is noted
     never_raises(lambda: result.get(propagate=False))
 
 
@@ -227,11 +233,12 @@ DECLARATIONS = st.lists(
 @given(DECLARATIONS, odd(add))
 def test_a_declaration_is_a_task_or_refused_by_an_error_of_ours(options: dict[str, Any], function: Any) -> None:
     app = PgQueue("tests", dsn="postgresql://127.0.0.1:1/nowhere", set_as_current=False)
+    shared = {*app.tasks}
     task = typed(lambda: app.task(**options)(function))
     if task is None:
-        assert not app.tasks
+        assert {*app.tasks} == shared
     else:
-        assert list(app.tasks.values()) == [task]
+        assert [app.tasks[name] for name in app.tasks if name not in shared] == [task]
         assert task.retry_policy.wait(1) >= 0
         for limit in (task.time_limit, task.soft_time_limit):
             assert limit is None or limit == timedelta(seconds=5) or limit > 1e-37

@@ -111,6 +111,9 @@ class Ended:
 
 _CALLS = {
     "enqueue": "select id::text, created from pgqueue.enqueue_many($1::text::json, $2)",
+    "enqueue_linked": """
+        select e.id::text, e.created
+          from pgqueue.check_calls(null, 'links') as c cross join pgqueue.enqueue_many($1::text::json, $2) as e""",
     "claim": """
         select id::text, task, queue, priority, args::text, kwargs::text, attempt, retries, crashes, eta, enqueued_at,
                expires, expired, revoked, headers::text, root_id::text, parent_id::text, ignore_result,
@@ -184,7 +187,10 @@ class Statements:
         return Statement(self._sql[name], params, row)
 
     def enqueue(self, jobs: Sequence[NewJob], *, durable: bool) -> Statement[Enqueued]:
-        return self._make("enqueue", (f"[{','.join(map(job_json, jobs))}]", durable), _enqueued)
+        # An older schema would leave out in silence what it does not know; a function that it has not stops it.
+        newer = any(job.links or job.errbacks or job.options for job in jobs)
+        name = "enqueue_linked" if newer else "enqueue"
+        return self._make(name, (f"[{','.join(map(job_json, jobs))}]", durable), _enqueued)
 
     def claim(
         self,

@@ -298,7 +298,9 @@ class Supervisor:
             self._isolate_pause = 1.0
         if self._stop is not None or child.isolated or child.dismissed:
             return
-        if planned and code == EXIT_OK and (self._options.burst or self._quota is not None):
+        # Not while jobs of a dead child are still to come back: who else would run them?
+        done = self._quota is not None or (self._options.burst and not self._deaths)
+        if planned and code == EXIT_OK and done:
             return
         crashed = (
             (not planned or code == EXIT_FAILED)
@@ -306,7 +308,7 @@ class Supervisor:
             and time.monotonic() - child.started < _SHORT_LIFE
         )
         self._failures[child.place] = self._failures[child.place] + 1 if crashed else 0
-        pause = backoff(self._failures[child.place], 0.5) if crashed else 0.0
+        pause = backoff(self._failures[child.place], 0.5) if crashed else _RETRY / 10 if code == EXIT_OK else 0.0
         self._restarts.append((time.monotonic() + pause, child.place))
 
     def _bury(self, now: float) -> None:

@@ -154,6 +154,7 @@ POINTS = [
 #: Statements that no worker issues of its own accord.
 OF_CALLERS = {
     "enqueue": "delay and apply_async",
+    "enqueue_linked": "the same, with links",
     "children": "AsyncResult.children",
     "set_state": "Task.update_state",
     "forget": "AsyncResult.forget",

@@ -56,8 +56,8 @@ def test_the_limit_of_the_call_comes_before_that_of_the_task_and_that_before_the
     other = long.apply_async((True,), soft_time_limit=0.5)
     worker = start("-P", pool, "-c", concurrency, "--burst", "--soft-time-limit", "0.3")
     assert worker.wait(40) == 0, log_of(worker)
-    assert "SoftTimeLimitExceeded" in str(by_call.result)
-    assert "SoftTimeLimitExceeded" in str(by_worker.result)
+    assert "SoftTimeLimitExceeded" in repr(by_call.result)
+    assert "SoftTimeLimitExceeded" in repr(by_worker.result)
     assert isinstance(patient.get(timeout=0), int)
     assert other.get(timeout=0) == "woken"
 

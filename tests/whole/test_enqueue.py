@@ -278,7 +278,7 @@ SOON = datetime(2030, 1, 1, tzinfo=UTC)
         (InvalidArguments, "x: Input should be a valid integer", ("one",), {}),
         (InvalidArguments, "needs a list of arguments", "12", {}),
         (InvalidOption, "unknown option 'count_down'; did you mean 'countdown'?", (1,), {"count_down": 1}),
-        (InvalidOption, "unknown option 'routing_key'", (1,), {"routing_key": "x"}),
+        (InvalidOption, "option 'routing_key' has no meaning", (1,), {"routing_key": "x"}),
         (InvalidOption, "countdown and eta are both given", (1,), {"countdown": 1, "eta": SOON}),
         (InvalidOption, "countdown must be seconds", (1,), {"countdown": -1}),
         (InvalidOption, "countdown must be seconds", (1,), {"countdown": "60"}),

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ class Loop:
             outcome, aftermath = self._traced(claim)
             if aftermath is not None:
                 afterwards.append((claim, aftermath))
-            self._acks.waiting.append(Ended(claim, outcome, told=self._note))
+            self._acks.waiting.append(Ended(claim, outcome, told=partial(self._note, claim)))
         while self._acks.waiting:
             self._acks.finish(self.connection, None)
         assert not len(self._acks)
@@ -135,9 +136,9 @@ class Loop:
         assert tracer.atrace is not None
         return asyncio.run(tracer.atrace(claim, None))
 
-    def _note(self, ended: Ended, acked: bool) -> None:
+    def _note(self, claim: Claim, outcome: Outcome, acked: bool) -> None:
         assert acked
-        self.outcomes.setdefault(ended.claim.id, []).append(ended.outcome)
+        self.outcomes.setdefault(claim.id, []).append(outcome)
 
 
 def test_no_job_is_stuck_unreadable_or_followed_by_too_little_or_too_much(

@@ -160,7 +160,7 @@ def test_limits_that_make_no_sense_are_refused_where_they_are_given(yard: PgQueu
 
     with pytest.raises(InvalidOption, match=r"soft_time_limit=5 must be less than time_limit=5"):
         yard.tasks["yard.add"].apply_async((1, 1), time_limit=5, soft_time_limit=5)
-    with pytest.raises(InvalidOption, match=r"time_limit must be more than 0 seconds"):
+    with pytest.raises(InvalidOption, match=r"time_limit must be at least 0.001 seconds"):
         yard.tasks["yard.add"].apply_async((1, 1), time_limit=0)
     with pytest.raises(InvalidOption, match=r"time_limit must be seconds"):
         yard.task(name="yard.never", time_limit="soon")(os.getpid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import sys
 from collections.abc import Iterator
@@ -456,3 +457,58 @@ def test_the_current_task_is_the_one_whose_function_runs(app: PgQueue) -> None:
     outer.trace()
     assert seen == [(inner, outer), (outer, outer)]
     assert (app.current_task, app.current_worker_task) == (None, None)
+
+
+# -- what must not get lost ----------------------------------------------------------------------------------------
+
+
+def test_options_of_a_mixin_count_as_those_of_the_class(app: PgQueue) -> None:
+    class Patient:
+        max_retries = 9
+
+    class Both(Patient, Task[..., Any, Any]):
+        def run(self) -> None: ...
+
+    assert app.register_task(Both()).options.max_retries == 9
+
+
+def test_attributes_of_the_function_are_kept_unless_they_would_hide_a_method(app: PgQueue) -> None:
+    def function() -> None: ...
+
+    function.retry = "not the method"  # type: ignore[attr-defined]
+    function.author = "Ada"  # type: ignore[attr-defined]
+    task = app.task(function)
+    assert callable(task.retry)
+    assert task.author == "Ada"  # type: ignore[attr-defined]
+
+
+def test_an_option_set_by_hand_survives_a_change_of_the_configuration(app: PgQueue) -> None:
+    task = app.task(name="t")(lambda: None)
+    task.max_retries = 9
+    app.conf.task_time_limit = 60
+    assert (task.options.max_retries, task.options.time_limit) == (9, 60)
+    with pytest.raises(InvalidOption):
+        task.max_retries = -1
+    assert task.max_retries == 9
+
+
+def test_what_an_annotation_has_set_goes_with_it(app: PgQueue) -> None:
+    app.conf.task_annotations = {"t": {"author": "Ada"}}
+    task = app.task(name="t")(lambda: None)
+    assert task.author == "Ada"  # type: ignore[attr-defined]
+    app.conf.task_annotations = {"t": {"queue": "q"}}
+    assert not hasattr(task, "author")
+
+
+@pytest.mark.parametrize("hook", ["before_start", "on_success", "on_failure", "on_retry", "after_return"])
+def test_a_hook_that_is_a_coroutine_function_is_refused(app: PgQueue, hook: str) -> None:
+    async def late(*args: object) -> None: ...
+
+    with pytest.raises(InvalidOption, match=f"{hook} of .* is a coroutine function"):
+        app.task(base=type("Late", (Task,), {hook: late}))(lambda: None)
+
+
+def test_a_task_is_one_thing_wherever_it_is_copied(app: PgQueue) -> None:
+    call = app.task(name="t")(lambda n=0: None).s(1).set(queue="q")
+    assert copy.deepcopy(call) == call
+    assert copy.deepcopy(call).task is call.task

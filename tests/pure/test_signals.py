@@ -352,6 +352,19 @@ def test_a_child_may_connect_though_another_thread_was_connecting_when_it_was_fo
     thread.join()
 
 
+def test_a_signal_knows_whether_anybody_hears_a_sender() -> None:
+    bell = Signal("bell")
+    assert not bell.heard_by("kitchen")
+
+    def hear(**named: object) -> None: ...
+
+    bell.connect(hear, sender="kitchen")
+    assert bell.heard_by("kitchen")
+    assert not bell.heard_by("hall")
+    bell.connect(hear)
+    assert bell.heard_by("hall")
+
+
 # -- the signals of workers --------------------------------------------------------------------------------------
 
 

@@ -72,6 +72,31 @@ def test_at_the_end_of_the_grace_period_a_task_is_interrupted_first(
 
 
 @pytest.mark.parametrize(("pool", "concurrency"), POOLS)
+def test_a_hook_that_does_not_end_holds_up_no_stop_and_costs_no_result(
+    yard: PgQueue, start: Start, said: Said, gate: Gate, pool: str, concurrency: str
+) -> None:
+    result = yard.tasks["yard.linger"].delay()
+    worker = start("-P", pool, "-c", concurrency, "--grace", "1")
+    assert said()[0][0] == "lingers"
+    assert result.get(timeout=0) == 1
+    began = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 4, log_of(worker)
+    assert time.monotonic() - began < 5.0
+    assert "hooks of acknowledged tasks are cut off" in log_of(worker)
+
+
+def test_a_stop_waits_for_hooks_as_it_does_for_tasks(yard: PgQueue, start: Start, said: Said, gate: Gate) -> None:
+    yard.tasks["yard.linger"].delay()
+    worker = start("-P", "solo")
+    said()
+    worker.send_signal(signal.SIGTERM)
+    _await(worker, "stopping: 0 running tasks")
+    gate()
+    assert worker.wait(10) == 0, log_of(worker)
+
+
+@pytest.mark.parametrize(("pool", "concurrency"), POOLS)
 def test_sigquit_hands_everything_back_at_once(
     yard: PgQueue, start: Start, said: Said, gate: Gate, conn: Connection, pool: str, concurrency: str
 ) -> None:

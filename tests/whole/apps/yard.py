@@ -357,3 +357,16 @@ def pay_and_break(connection: psycopg.Connection[Any], amount: int) -> None:
 @app.task
 def say(word: str) -> None:
     print(word)
+
+
+class Lingers(Task[..., Any, Any]):
+    """Its hook waits where a test may open the gate."""
+
+    def on_success(self, *told: Any) -> None:
+        tell("lingers")
+        wait_at(1)
+
+
+@app.task(base=Lingers)
+def linger() -> int:
+    return 1

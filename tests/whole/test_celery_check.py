@@ -413,7 +413,12 @@ def test_a_file_that_cannot_be_parsed_is_told_and_does_not_stop_the_rest(
 
 def test_what_is_nested_too_deeply_is_told(tmp_path: Path) -> None:
     write(tmp_path, {"deep.py": "import celery\nx = " + "+".join(["1"] * 5000) + "\n", "good.py": "import flower\n"})
-    findings = check([tmp_path])
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)  # Python's own; other tests may have raised it
+    try:
+        findings = check([tmp_path])
+    finally:
+        sys.setrecursionlimit(limit)
     assert [Path(broken.path).name for broken in findings.unreadable] == ["deep.py"]
     assert len(findings.uses) == 1
 

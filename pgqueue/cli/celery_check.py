@@ -113,4 +113,6 @@ def _counts(findings: Findings) -> dict[str, int]:
 def _sentence(findings: Findings) -> str:
     counted = ", ".join(f"{number} {verdict}" for verdict, number in _counts(findings).items())
     broken = f"; {len(findings.unreadable)} cannot be read" if findings.unreadable else ""
-    return f"{len(findings.uses)} uses in {findings.files} files: {counted}{broken}"
+    numbers = (len(findings.uses), "use"), (findings.files, "file")
+    uses, files = (f"{n} {noun}{'' if n == 1 else 's'}" for n, noun in numbers)
+    return f"{uses} in {files}: {counted}{broken}"

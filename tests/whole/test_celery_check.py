@@ -471,7 +471,7 @@ def test_each_use_is_a_line_and_the_counts_are_on_stderr(tmp_path: Path) -> None
         ["shop.py:3:14", "task(exchange=)", "unsupported"],
         ["shop.py:3:28", "task(acks_late=)", "changed"],
     ]
-    assert done.stderr == "5 uses in 1 files: 2 same, 0 stronger, 1 changed, 1 later, 1 unsupported\n"
+    assert done.stderr == "5 uses in 1 file: 2 same, 0 stronger, 1 changed, 1 later, 1 unsupported\n"
 
 
 def test_only_some_verdicts_are_listed_and_all_are_counted(tmp_path: Path) -> None:

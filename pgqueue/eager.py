@@ -187,7 +187,7 @@ def run_eagerly(
 
 
 #: What is no `Exception` and yet no more than the end of an attempt, as in a worker.
-_OURS = (SystemExit, GeneratorExit, asyncio.CancelledError)
+_OURS = (SystemExit, asyncio.CancelledError)
 
 
 def _continued(app: EagerApp, jobs: list[NewJob]) -> list[EagerResult[Any]]:

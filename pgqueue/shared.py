@@ -61,6 +61,11 @@ class Shared:
             if current:
                 self._current = weakref.ref(app)
 
+    @property
+    def current(self) -> Adopting | None:
+        """The app to which calls of shared tasks go; None if there is none any more."""
+        return self._current()
+
     def use(self, app: Adopting) -> None:
         """Have calls of shared tasks go to this app."""
         self.join(app, current=True)

@@ -22,7 +22,7 @@ def temporary_app(
     for config in configs:
         settings |= {name: value for name, value in config.items() if name != "conf"}
         conf |= config.get("conf", {})
-    before = SHARED._current()
+    before = SHARED.current
     app = PgQueue(**{"name": "tests", "dsn": dsn, "schema": schema, **parameters, **settings})
     try:
         app.conf.update(conf)

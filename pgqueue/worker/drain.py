@@ -19,7 +19,7 @@ from pgqueue.errors import InvalidOption, TaskPredicate, TaskRejectedError, Task
 from pgqueue.ids import new_id
 from pgqueue.options import check_text, shown
 from pgqueue.reports import report, revive
-from pgqueue.serialization import decode, encode_error
+from pgqueue.serialization import decode
 from pgqueue.signals import task_received
 from pgqueue.sql import rename
 from pgqueue.statements import Ended, Statement
@@ -270,7 +270,7 @@ class _Drain:
     def _attach(self, claim: Claim, errors: Sequence[tuple[str, ErrorReport]]) -> None:
         """Keep with the job what went wrong in hooks."""
         for name, error in errors:
-            entry = f'{{"attempt":{claim.attempt},"state":"HOOK","hook":"{name}","error":{encode_error(error)}}}'
+            entry = failures.hook_entry(claim.attempt, name, error)
             self._run(self._statements.attach(claim.id, entry))
 
     def _drained(self, ended: Ended, acked: bool, error: BaseException | None) -> Drained:

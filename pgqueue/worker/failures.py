@@ -24,7 +24,9 @@ REPORT = "pgqueue.report_failure"
 
 def hooked(tasks: Mapping[str, Task[..., Any, Any]]) -> list[str]:
     """Return the names of the tasks of which somebody wants to hear of failures; ["*"] for all."""
-    return ["*"] if task_failure.receivers else sorted(name for name, task in tasks.items() if Listeners(task).failure)
+    if task_failure.heard_by(None):  # whatever the sender, tasks declared later included
+        return ["*"]
+    return sorted(name for name, task in tasks.items() if Listeners(task).failure)
 
 
 def hook_entry(attempt: int, hook: str, error: ErrorReport) -> str:

@@ -20,7 +20,6 @@ import psycopg
 from pgqueue.app import PgQueue
 from pgqueue.database import run, transient
 from pgqueue.errors import DatabaseUnavailable, LeaseLost, PgQueueError, UnknownTask, WorkerShutdown
-from pgqueue.serialization import encode_error
 from pgqueue.signals import task_received, task_unknown
 from pgqueue.statements import Ended, Statement
 from pgqueue.tracer import Context
@@ -40,6 +39,7 @@ from pgqueue.worker.board import (
 from pgqueue.worker.buffer import Buffer
 from pgqueue.worker.deaths import overdue
 from pgqueue.worker.duties import STOPPED, Presence, Rounds
+from pgqueue.worker.failures import hook_entry
 from pgqueue.worker.liveness import Identity
 from pgqueue.worker.memory import memory_in_use
 from pgqueue.worker.options import WorkerOptions
@@ -402,9 +402,8 @@ class IOThread(threading.Thread):
         """Keep with their jobs what went wrong in hooks; that is no reason to stop working."""
         while self._notes:
             claim, name, error = self._notes[0]
-            entry = f'{{"attempt":{claim.attempt},"state":"HOOK","hook":"{name}","error":{encode_error(error)}}}'
             try:
-                run(connection, self._statements.attach(claim.id, entry))
+                run(connection, self._statements.attach(claim.id, hook_entry(claim.attempt, name, error)))
             except psycopg.Error as problem:
                 if transient(problem):
                     raise

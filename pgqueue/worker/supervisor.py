@@ -90,6 +90,7 @@ class Supervisor:
         self._deaths: list[Death] = []
         self._failures = [0] * options.most_processes
         self._retry_at = 0.0
+        self._buried_at = 0.0
         self._unreachable = False
         self._scale_at = 0.0
         self._oom_kills = oom_kills()
@@ -298,9 +299,9 @@ class Supervisor:
             self._isolate_pause = 1.0
         if self._stop is not None or child.isolated or child.dismissed:
             return
-        # Not while jobs of a dead child are still to come back: who else would run them?
-        done = self._quota is not None or (self._options.burst and not self._deaths)
-        if planned and code == EXIT_OK and done:
+        # A burst is not over before somebody has looked after the jobs of the dead have come back.
+        looked = not self._deaths and child.started > self._buried_at
+        if planned and code == EXIT_OK and (self._quota is not None or (self._options.burst and looked)):
             return
         crashed = (
             (not planned or code == EXIT_FAILED)
@@ -322,6 +323,7 @@ class Supervisor:
             with closing(self._app.database.connect("supervisor", _CONNECT)) as connection:
                 self._deaths = [death for death in self._deaths if not bury(connection, self._app, death)]
             self._retry_at = now + (_RETRY if self._stop is None else _RETRY / 10)
+            self._buried_at = time.monotonic()
             self._wants_isolation = True
             self._unreachable = False
             if self._deaths and not self._children and now >= self._stop_at:

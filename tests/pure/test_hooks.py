@@ -45,6 +45,7 @@ from pgqueue.types import (
     Revoked,
     Succeeded,
 )
+from pgqueue.worker.failures import hooked
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
 ID = "0197c2b0-0000-7000-8000-000000000001"
@@ -780,6 +781,27 @@ def test_an_attempt_that_nobody_asks_about_leaves_nothing_to_tell(declare: Decla
     outcome, aftermath = attempt(task, row.claim)
     assert type(outcome) is row.outcome
     assert aftermath is None
+
+
+def test_a_receiver_for_one_task_makes_no_other_wait(app: PgQueue, declare: Declare) -> None:
+    heard = app.task(name="heard")(lambda: 1)
+
+    def hear(**named: Any) -> None: ...
+
+    sent = (signals.task_prerun, signals.task_postrun, signals.task_success, signals.task_failure, signals.task_retry)
+    for signal in sent:
+        signal.connect(hear, sender=heard)
+    try:
+        assert attempt(declare(fails, base=Task))[1] is None
+        assert attempt(app.task(name="asks", bind=True)(asks))[1] is None
+        assert attempt(heard, claimed())[1] is not None
+        assert hooked(app.tasks) == ["heard"]
+        signals.task_failure.connect(hear)
+        assert hooked(app.tasks) == ["*"]
+    finally:
+        for signal in sent:
+            signal.disconnect(hear, sender=heard)
+        signals.task_failure.disconnect(hear)
 
 
 @pytest.mark.parametrize(

@@ -204,3 +204,15 @@ def test_a_limit_that_is_met_during_a_stop_does_not_cancel_it(
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(15) == 4, log_of(worker)
     assert isinstance(late.result, TimeLimitExceeded)
+
+
+def test_the_hard_limit_of_another_slot_lets_hooks_end(yard: PgQueue, start: Start, said: Said, gate: Gate) -> None:
+    yard.tasks["yard.linger"].delay()
+    worker = start("-P", "threads", "-c", "2", "--burst")
+    assert said()[0][0] == "lingers"
+    late = yard.tasks["yard.asleep"].apply_async((60,), time_limit=0.2)
+    with pytest.raises(TimeLimitExceeded):
+        late.get(timeout=10)
+    gate()
+    assert said()[0][0] == "lingered"
+    assert worker.wait(20) == 0, log_of(worker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import subprocess
@@ -312,3 +313,20 @@ def test_queues_may_be_left_out(yard: PgQueue, start: Start, conn: Connection, u
     for words in (["-Q", "a", "-X", "a"], ["-X", "b"], ["--autoscale", "1,2"], ["--autoscale", "x"]):
         refused = start(*words)
         assert refused.wait(20) == 2, log_of(refused)
+
+
+def test_a_burst_does_not_end_before_the_jobs_of_a_dead_child_are_back(
+    yard: PgQueue, start: Start, said: Said, gate: Gate, until: Until, connect: Callable[..., Connection]
+) -> None:
+    result = yard.tasks["yard.held"].delay(1)
+    worker = start("-c", "1", "--burst")
+    ((_, _, pid),) = said()
+    with connect(autocommit=False) as locking:
+        locking.execute("select from pgqueue.job for update")  # as its own session may, until the server sees its end
+        os.kill(int(pid), signal.SIGKILL)
+        # A replacement comes, finds nothing and goes, while the dead one still has the job.
+        until("select count(*) = 2 from pgqueue.worker")
+        until("select count(*) = 1 from pgqueue.worker")
+        gate()
+    assert worker.wait(30) == 0, log_of(worker)
+    assert result.get(timeout=0) == 2

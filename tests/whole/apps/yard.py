@@ -365,6 +365,7 @@ class Lingers(Task[..., Any, Any]):
     def on_success(self, *told: Any) -> None:
         tell("lingers")
         wait_at(1)
+        tell("lingered")
 
 
 @app.task(base=Lingers)

@@ -606,20 +606,21 @@ def test_configure_keeps_the_other_settings(app: PgQueue) -> None:
         app.configure(schema="Robert'); drop table")
 
 
-def test_a_schema_that_knows_no_links_is_told_of_and_nothing_is_sent(app: PgQueue, conn: Connection) -> None:
+def test_a_schema_that_knows_no_links_is_told_of_and_nothing_is_sent(app: PgQueue, dsn: str) -> None:
     add = app.task(name="by.name")(lambda x, y: x + y)
-    # As before migration 0003: what it does not know, it leaves out.
-    conn.execute("drop function pgqueue.check_calls")
-    conn.execute(
-        """create or replace function pgqueue.enqueue_many(p_jobs json, p_durable boolean default false)
-           returns table (id uuid, created boolean) language sql as $$
-               insert into pgqueue.job (id, task, eta, enqueued_at)
-               select g.id, g.task, now(), now() from json_to_recordset(p_jobs) as g (id uuid, task text)
-               returning job.id, true $$"""
-    )
-    with pytest.raises(SchemaMissing, match="pgqueue migrate"):
-        add.apply_async((2, 3), link=add.s(1))
-    with pytest.raises(SchemaMissing):
-        add.apply_async((2, 3), shadow="sum")
-    assert conn.execute("select count(*) from pgqueue.job").fetchone() == (0,)
-    assert add.delay(2, 3).created
+    with psycopg.connect(dsn) as old:  # in a transaction that is rolled back, as before migration 0003:
+        old.execute("drop function pgqueue.check_calls")
+        # what it does not know, it leaves out
+        old.execute(
+            """create or replace function pgqueue.enqueue_many(p_jobs json, p_durable boolean default false)
+               returns table (id uuid, created boolean) language sql as $$
+                   insert into pgqueue.job (id, task, eta, enqueued_at)
+                   select g.id, g.task, now(), now() from json_to_recordset(p_jobs) as g (id uuid, task text)
+                   returning job.id, true $$"""
+        )
+        for options in ({"link": add.s(1)}, {"link_error": add.s(1)}, {"shadow": "sum"}):
+            with pytest.raises(SchemaMissing, match="pgqueue migrate"), old.transaction():
+                add.apply_async((2, 3), connection=old, **options)
+        assert old.execute("select count(*) from pgqueue.job").fetchone() == (0,)
+        assert add.apply_async((2, 3), connection=old).created
+        old.rollback()

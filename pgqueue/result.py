@@ -462,7 +462,8 @@ def answer(found: Found[AsyncResult[R]], propagate: bool) -> R:
     value, error = outcome(found)
     if error is None:
         return cast(R, value)
-    if propagate or (isinstance(error, UnknownJob) and found.status.state != State.FAILURE):
+    # The state first: what a task raised may answer the question for its class with an exception.
+    if propagate or (found.status.state != State.FAILURE and isinstance(error, UnknownJob)):
         raise error
     return cast(R, error)
 

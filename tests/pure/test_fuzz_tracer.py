@@ -172,6 +172,7 @@ def test_the_name_of_an_exception_is_never_lost(said: dict[str, Any], task: AnyT
 
 @fuzz(0.1)
 @example(raising("body", {"__traceback__": ["property raises", "RuntimeError"]}), run)
+@example(raising("body", {"__getattribute__": ["raises", "GeneratorExit"]}), run)
 @given(PROGRAMS, st.sampled_from(RUNNERS))
 def test_every_program_can_be_run_eagerly(program: Program, task: AnyTask) -> None:
     try:

@@ -32,11 +32,15 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Statement(Generic[T]):
-    """One statement: SQL with $1, $2 ..., its parameters, and the function that makes a value of a row."""
+    """One statement: SQL with $1, $2 ..., its parameters, and the function that makes a value of a row.
+
+    `binary`: the answer comes in PostgreSQL's binary form, which costs both sides less where there are many rows.
+    """
 
     sql: str
     params: Sequence[object]
     row: Callable[[Row], T]
+    binary: bool = False
 
 
 class Status(NamedTuple):
@@ -88,6 +92,15 @@ class Buried(NamedTuple):
     state: str
 
 
+class PassedOver(NamedTuple):
+    """Where something waited when somebody looked from the very start: a row of the function `look_back`."""
+
+    now: datetime
+    queue: str | None
+    priority: int | None
+    eta: datetime | None
+
+
 class Backlog(NamedTuple):
     """Whether jobs wait, and whether suspects do: the row of the function `backlog`."""
 
@@ -95,9 +108,8 @@ class Backlog(NamedTuple):
     suspects: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """An attempt and its outcome, ready to be acknowledged; `runtime` in seconds.
+class Ended(NamedTuple):
+    """An attempt and its outcome, ready to be acknowledged (a tuple: one is made for each); `runtime` in seconds.
 
     `told` is called when that is done: with what was stored, and whether it was accepted.
     """
@@ -118,7 +130,8 @@ _CALLS = {
         select id::text, task, queue, priority, args::text, kwargs::text, attempt, retries, crashes, eta, enqueued_at,
                expires, expired, revoked, headers::text, root_id::text, parent_id::text, ignore_result,
                succeeded, time_limit, soft_time_limit, links::text, errbacks::text, options::text, requeues
-          from pgqueue.claim($1::text::uuid, $2::text[], $3, $4::text[], $5, $6)""",
+          from pgqueue.claim($1::text::uuid, $2::text[], $3, $4::text[], $5, $6, $7::text::timestamptz[])""",
+    "look_back": "select now, queue, priority, eta from pgqueue.look_back($1::text[], $2)",
     "finish": "select refused::text from pgqueue.finish($1::text::uuid, $2::text::json) as refused",
     "hold": "select pg_backend_pid() from pgqueue.hold($1::text::uuid, $2::text::uuid, $3)",
     "end_sessions": "select pgqueue.end_sessions($1::text::uuid, $2, $3)",
@@ -201,8 +214,13 @@ class Statements:
         *,
         relaxed: bool = False,
         alone: bool = False,
+        after: str | None = None,
     ) -> Statement[Claim]:
-        return self._make("claim", (worker, list(queues), limit, list(exclude), relaxed, alone), Claim._make)
+        params = (worker, list(queues), limit, list(exclude), relaxed, alone, after)
+        return Statement(self._sql["claim"], params, Claim._make, binary=True)
+
+    def look_back(self, queues: Sequence[str], *, search: bool) -> Statement[PassedOver]:
+        return self._make("look_back", (list(queues), search), PassedOver._make)
 
     def finish(self, worker: str, ended: Sequence[Ended]) -> Statement[str]:
         return self._make("finish", (worker, f"[{','.join(map(outcome_json, ended))}]"), _first)

@@ -28,7 +28,7 @@ _LOST = ("08", "57P01", "57P02", "57P03", "57P05", "53300", READ_ONLY)
 def run(connection: Connection, statement: Statement[T]) -> list[T]:
     """Run a statement on a connection and return its rows, each made a value."""
     with guarded(), Punctual(connection, statement), psycopg.RawCursor(connection, row_factory=tuple_row) as cursor:
-        cursor.execute(statement.sql.encode(), statement.params)
+        cursor.execute(statement.sql.encode(), statement.params, binary=statement.binary)
         return [statement.row(row) for row in cursor.fetchall()]
 
 
@@ -38,7 +38,7 @@ def run_together(connection: Connection, *statements: Statement[Any]) -> list[li
         cursors = [psycopg.RawCursor(connection, row_factory=tuple_row) for _ in statements]
         with connection.pipeline():
             for cursor, statement in zip(cursors, statements, strict=True):
-                cursor.execute(statement.sql.encode(), statement.params)
+                cursor.execute(statement.sql.encode(), statement.params, binary=statement.binary)
         return [
             [statement.row(row) for row in cursor.fetchall()]
             for cursor, statement in zip(cursors, statements, strict=True)
@@ -49,7 +49,7 @@ async def arun(connection: AsyncConnection, statement: Statement[T]) -> list[T]:
     """Run a statement on an async connection and return its rows, each made a value."""
     with guarded(), Punctual(connection, statement):
         async with psycopg.AsyncRawCursor(connection, row_factory=tuple_row) as cursor:
-            await cursor.execute(statement.sql.encode(), statement.params)
+            await cursor.execute(statement.sql.encode(), statement.params, binary=statement.binary)
             return [statement.row(row) for row in await cursor.fetchall()]
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 from pgqueue.errors import LeaseLost, WorkerShutdown
 from pgqueue.reports import clear_frames, report
-from pgqueue.signals import task_postrun, task_prerun, task_rejected
+from pgqueue.signals import task_postrun, task_prerun, task_rejected, task_success
 from pgqueue.tracer.aftermath import Aftermath, Listeners
 from pgqueue.tracer.conclude import conclude_error, conclude_value
 from pgqueue.tracer.context import UNGUARDED, Context, Guard, Traced, Transactor, _current
@@ -44,6 +44,14 @@ class Tracer:
 
     trace: Trace | None
     atrace: AsyncTrace | None
+    task: Traced
+
+    def keeps(self, claim: Claim, outcome: Outcome) -> bool:
+        """Return whether a result is to be stored."""
+        ignored = claim.ignore_result
+        if ignored is None:
+            ignored = self.task.options.ignore_result
+        return not ignored or (self.task.options.keeps_errors and isinstance(outcome, Failed))
 
 
 def build_tracer(task: Traced, where: Where = Where(), *, always: bool = False) -> Tracer:  # noqa: B008 - a value
@@ -58,18 +66,19 @@ def build_tracer(task: Traced, where: Where = Where(), *, always: bool = False) 
     """
     conclude = _Conclusions(task, always=always)
     if task.is_coroutine:
-        return Tracer(None, _build_async(task, where, conclude))
-    return Tracer(_build_sync(task, where, conclude), None)
+        return Tracer(None, _build_async(task, where, conclude), task)
+    return Tracer(_build_sync(task, where, conclude), None, task)
 
 
 def _build_sync(task: Traced, where: Where, conclude: _Conclusions) -> Trace:
     invoke = _with_before_start(task, _invoke_in_transaction(task) if task.transactional else _invoke(task))
+    begin, end = _current.set, _current.reset
 
     def trace(claim: Claim, transactor: Transactor | None, guard: Guard = UNGUARDED) -> Concluded:
         context = prepare(task, claim, where, transactor)
         if isinstance(context, Refusal):
             return conclude.refusal(context)
-        token = _current.set(context)
+        token = begin(context)
         try:
             if task_prerun.receivers and task_prerun.heard_by(task):
                 _begin(task, context)
@@ -81,7 +90,7 @@ def _build_sync(task: Traced, where: Where, conclude: _Conclusions) -> Trace:
         except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its failures, not the worker's
             return conclude.error(context, _interruption(guard) or error)
         finally:
-            _current.reset(token)
+            end(token)
         return conclude.value(context, value)
 
     return trace
@@ -128,6 +137,8 @@ class _Conclusions:
         self._task = task
         self._listeners = Listeners(task)
         self._always = always
+        #: Whether a success is only told to receivers and to whom it concerns in this attempt: the rule, made cheap.
+        self._plain = not (always or self._listeners.success)
 
     def value(self, context: Context, value: object) -> Concluded:
         if context.asked is not None:  # by retry(throw=False): one job cannot both end and go on
@@ -136,6 +147,10 @@ class _Conclusions:
             outcome = conclude_value(self._task, value)
         except BaseException as error:  # a value's own code has run, such as a model's; it may raise anything
             return self._with_error(context, Failed(report(error)), error)
+        if self._plain and not (
+            task_postrun.receivers or task_success.receivers or context.unheard or context.transacts
+        ):
+            return outcome, None
         if self._wanted(context, outcome):
             return outcome, Aftermath(self._task, context, value)
         return outcome, None

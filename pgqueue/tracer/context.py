@@ -97,17 +97,17 @@ class Context:
     - `unheard`: what receivers of `task_prerun` have raised.
     """
 
-    # With a place for whatever a task or a library hangs on it, made only then.
-    __slots__ = (
-        "__dict__", "_children", "_options", "args", "around", "asked", "begun", "called_directly", "claim", "entering",
-        "hostname", "is_eager", "kwargs", "max_retries", "task", "transactor", "transacts", "unheard", "worker",
-    )  # fmt: skip
-
     #: Celery's words for what does not exist here: logging of one worker, stamps, replies, and parts of a canvas.
     loglevel = logfile = stamps = stamped_headers = reply_to = origin = lang = None
     group = group_index = chord = chain = None
     #: Times are aware, always.
     utc = True
+    # What most attempts never set stands here, so that a context costs no more than it holds.
+    begun = entering = transacts = False
+    unheard: tuple[tuple[str, BaseException], ...] = ()
+    max_retries: int | None = None
+    asked: BaseException | None = None
+    _children: list[Any] | None = None
 
     def __init__(
         self,
@@ -131,12 +131,7 @@ class Context:
         self.around = around
         self.worker = worker
         self.is_eager = is_eager
-        self.begun = self.entering = self.transacts = False
-        self.unheard: tuple[tuple[str, BaseException], ...] = ()
         self._options = options
-        self._children: list[Any] | None = None
-        self.max_retries: int | None = None
-        self.asked: BaseException | None = None
         self.called_directly = claim is None
 
     @property

@@ -39,7 +39,8 @@ def prepare(task: Traced, claim: Claim, where: Where, transactor: Transactor | N
     kwargs: object = {}
     readable = False
     try:
-        args, kwargs = decode(claim.args), decode(claim.kwargs)
+        args = decode(claim.args)
+        kwargs = {} if claim.kwargs == "{}" else decode(claim.kwargs)
         if not isinstance(args, list) or not isinstance(kwargs, dict):
             raise InvalidArguments(f"{task.name}(): args must be a JSON array and kwargs a JSON object")
         readable = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -85,7 +84,7 @@ class Acks:
                 self._later.append((time.monotonic() + pause, pause, ended))
                 return
             logger.error("job %s: its outcome cannot be stored: %s", ended.claim.id, error)
-            ended = replace(ended, outcome=Failed(report(error), hooks=ended.told is None))
+            ended = ended._replace(outcome=Failed(report(error), hooks=ended.told is None))
             self.waiting.insert(0, ended)
             refused = run(connection, self._statements.finish(self._worker, [ended]))
             self.waiting.remove(ended)

@@ -46,7 +46,7 @@ _LIMITED = struct.Struct("=i?dd")
 _ONE = _ID + _ATTEMPT
 _CELL = _ONE + _LIMITED.size
 #: Jobs that are never repeated, of which a board remembers the last: those that have ended and are not acknowledged
-#: are fewer, since no more than 500 are claimed ahead.
+#: are fewer, since no more than 1,000 are claimed ahead.
 _ONCE = 2048
 
 

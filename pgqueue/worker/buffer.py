@@ -28,8 +28,9 @@ class ThreadBuffer:
 
     def put(self, claims: Sequence[Claim | None]) -> None:
         """Hand claims to the slots."""
+        put = self._queue.put
         for claim in claims:
-            self._queue.put(claim)
+            put(claim)
 
     def drain(self) -> list[Claim]:
         """Take back what no slot has taken."""

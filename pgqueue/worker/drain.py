@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -42,7 +42,7 @@ from pgqueue.worker.joined import Joined, joined
 from pgqueue.worker.limits import Rules
 from pgqueue.worker.options import WorkerOptions
 from pgqueue.worker.slot import Slot
-from pgqueue.worker.slots import Bench, Tracers, _asettle, _keeps, _lost, _settle, untried
+from pgqueue.worker.slots import Bench, Tracers, _asettle, _lost, _settle, untried
 from pgqueue.worker.transactions import AttemptTransaction
 
 logger = logging.getLogger("pgqueue.worker")
@@ -244,7 +244,7 @@ class _Drain:
             outcome, aftermath, error = Failed(report(stray)), None, stray
         if transaction.error is not None:
             outcome = _lost(bench, claim, outcome)
-        ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim, outcome))
+        ended = Ended(claim, outcome, perf_counter() - started, tracer.keeps(claim, outcome))
         if not transaction.is_open:
             return ended, None, aftermath, error
         if tracer.trace is not None:
@@ -259,7 +259,7 @@ class _Drain:
             except psycopg.Error as error:
                 if transient(error):
                     raise
-                ended = replace(ended, outcome=Failed(report(error)))
+                ended = ended._replace(outcome=Failed(report(error)))
                 acked = not self._run(self._statements.finish(self._worker, [ended]))
         journal.tell(ended, acked)
         return ended, acked

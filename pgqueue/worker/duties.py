@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +14,7 @@ from pgqueue.app import PgQueue
 from pgqueue.database import run
 from pgqueue.statements import Observed
 from pgqueue.types import ErrorReport
+from pgqueue.worker.cursors import RARELY, Cursors
 from pgqueue.worker.failures import hooked
 from pgqueue.worker.liveness import Identity, Neighbours, Watch
 from pgqueue.worker.options import WorkerOptions
@@ -110,7 +112,8 @@ def _hung_up(connection: Connection) -> bool:
 class Rounds:
     """The beats and the rounds of one worker: what is due, by a monotonic clock in seconds."""
 
-    def __init__(self, app: PgQueue, identity: Identity, now: float) -> None:
+    def __init__(self, app: PgQueue, identity: Identity, cursors: Cursors, now: float) -> None:
+        self._cursors = cursors
         self._settings = app.settings
         self._statements = app.database.statements
         self._identity = identity
@@ -119,7 +122,7 @@ class Rounds:
         self._next_look = now
         self._next_beat = now + app.settings.beat_interval
         self._next_sweep = now + random.uniform(0.0, SWEEP_SECONDS)
-        self._next_prune = now
+        self._next_search = self._next_prune = now
 
     @property
     def next(self) -> float:
@@ -141,6 +144,7 @@ class Rounds:
         on_duty = run(connection, self._statements.take_duty("sweep", self._identity.id, _DUTY_SECONDS))[0]
         if on_duty or now >= self._next_look or self.neighbours.ended():
             buried = self._look(connection, now, on_duty=on_duty)
+        self._look_back(connection, search=on_duty and now >= self._next_search)
         self._next_sweep = now + SWEEP_SECONDS
         if self._watch.due > now:
             self._next_sweep = min(self._next_sweep, self._watch.due + 0.01)
@@ -163,6 +167,15 @@ class Rounds:
         for verdict in dead:
             self._bury(connection, verdict.other, verdict.evidence)
         return bool(dead)
+
+    def _look_back(self, connection: Connection, *, search: bool) -> None:
+        """See what claims have passed over; whoever has the duty searches for it, and rarely if that takes long."""
+        began = time.monotonic()
+        found = run(connection, self._statements.look_back(self._cursors.queues, search=search))
+        now = time.monotonic()
+        if search:
+            self._next_search = now + RARELY * (now - began)
+        self._cursors.look_back(found, now)
 
     def _prune(self, connection: Connection) -> bool:
         """Delete old results and take back leases of nobody; return whether there is more to delete."""

@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -37,6 +36,7 @@ from pgqueue.worker.board import (
     Stop,
 )
 from pgqueue.worker.buffer import Buffer
+from pgqueue.worker.cursors import Cursors
 from pgqueue.worker.deaths import overdue
 from pgqueue.worker.duties import STOPPED, Presence, Rounds
 from pgqueue.worker.failures import hook_entry
@@ -48,6 +48,7 @@ from pgqueue.worker.pace import (
     BACKLOG_SECONDS,
     BUSY_AFTER,
     LARGEST_CLAIM,
+    MOST_AHEAD,
     SESSION_END,
     SOFT,
     STALLED,
@@ -118,11 +119,12 @@ class IOThread(threading.Thread):
         self._alone = False  # what it holds is a suspect
         self._next_backlog = 0.0
         self._registered = False
-        self._rounds = Rounds(app, identity, 0.0)
+        self._cursors = Cursors(options.queues)
+        self._rounds = Rounds(app, identity, self._cursors, 0.0)
         self._wake = Wake()
         self._parked = False
 
-        most = options.slots * options.prefetch_multiplier or LARGEST_CLAIM
+        most = options.slots * options.prefetch_multiplier or MOST_AHEAD
         self._demand = Demand(options.slots, app.settings.poll_interval, most)
         self._said_idle = False
         self._unstarted = 0
@@ -222,7 +224,8 @@ class IOThread(threading.Thread):
         self._said_idle = False
         self._demand.look_now()
         self._rounds.neighbours.close()
-        self._rounds = Rounds(self._app, self._identity, time.monotonic())
+        self._cursors = Cursors(self._options.queues)
+        self._rounds = Rounds(self._app, self._identity, self._cursors, time.monotonic())
 
     def _register(self, connection: Connection) -> None:
         if self._presence.register(connection) and self._registered:
@@ -281,7 +284,7 @@ class IOThread(threading.Thread):
             self.exit_code = EXIT_CUT_OFF
         if self._app.tasks[ended.claim.task].options.acks_late:
             return ended
-        return replace(ended, outcome=Failed(released.crash or STOPPED))
+        return ended._replace(outcome=Failed(released.crash or STOPPED))
 
     def _hand_back(self, now: float) -> None:
         """Take from the buffer what has waited for a slot too long, or everything when stopping."""
@@ -333,13 +336,14 @@ class IOThread(threading.Thread):
         if self._quota is not None:
             wanted = self._quota.take(wanted)
         claimed: list[Claim] = []
+        began = time.monotonic()
         try:
             claimed = self._acks.finish(connection, self._claim(wanted) if wanted else None)
         finally:
             if self._quota is not None:
                 self._quota.take(len(claimed) - wanted)
         if wanted:
-            self._claimed(claimed)
+            self._claimed(claimed, wanted, began)
 
     def _claim(self, wanted: int) -> Statement[Claim]:
         self._demand.looking()
@@ -353,6 +357,7 @@ class IOThread(threading.Thread):
             # Suspects run alone, so nothing else may be held: what ends in the same transaction is not. A process of
             # many slots is never empty for long: others are started for them.
             alone=options.slots == 1 and len(self._held) <= ending,
+            after=self._cursors.after,
         )
 
     def _drop(self, claim: Claim) -> None:
@@ -361,8 +366,10 @@ class IOThread(threading.Thread):
         if held is not None and held.attempt == claim.attempt:
             del self._held[claim.id]
 
-    def _claimed(self, claims: list[Claim]) -> None:
+    def _claimed(self, claims: list[Claim], wanted: int, began: float) -> None:
         now = time.monotonic()
+        if not self._options.suspects_only:
+            self._cursors.claimed(claims, wanted=wanted, began=began, ended=now)
         self._make_room = False
         self._alone = bool(claims) and claims[0].crashes > 0
         known = []
@@ -431,6 +438,8 @@ class IOThread(threading.Thread):
             self._register(connection)
         if self._rounds.go(connection, now):
             self._next_backlog = now  # there may be suspects
+        if self._cursors.went_back:
+            self._demand.look_now()
         self._look_at_backlog(connection, now)
         if bool(self._held) == bool(self._board.idle_since):
             self._board.idle_since = 0.0 if self._held else now

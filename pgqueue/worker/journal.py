@@ -14,14 +14,15 @@ logger = logging.getLogger("pgqueue.worker")
 def tell(ended: Ended, acked: bool) -> None:
     """Log one line about an attempt: task, short id, attempt, outcome, duration."""
     claim, outcome = ended.claim, ended.outcome
+    if acked and type(outcome) is Succeeded and not logger.isEnabledFor(logging.INFO):
+        return  # nearly always: not even a name is made for it
     name = f"{claim.task if claim.options is None else _shown(claim)}[{claim.id[-12:]}]"
     if not acked:
         logger.warning("%s attempt %d: the lease is lost, its outcome counts for nothing", name, claim.attempt)
         return
     match outcome:
         case Succeeded():
-            if logger.isEnabledFor(logging.INFO):
-                logger.info("%s attempt %d succeeded in %.3f s", name, claim.attempt, ended.runtime)
+            logger.info("%s attempt %d succeeded in %.3f s", name, claim.attempt, ended.runtime)
         case Failed(error, expected=True):
             logger.info("%s attempt %d failed: %s: %s", name, claim.attempt, error.type, error.message)
         case Failed(error):

@@ -31,8 +31,6 @@ class Rule(NamedTuple):
 
     def limits(self, claim: Claim) -> Limits:
         """Return the limits of one attempt: what the call said comes first."""
-        if claim.time_limit is None and claim.soft_time_limit is None:
-            return self.hard, self.soft
         return within(
             self.hard if claim.time_limit is None else claim.time_limit,
             self.soft if claim.soft_time_limit is None else claim.soft_time_limit,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-#: Seconds of work that a claim should bring: a round trip and a commit cost about two milliseconds.
-BATCH_SECONDS = 0.05
+#: Seconds of work that a claim should bring, and that is claimed ahead of it: while one batch runs, the server has
+#: acknowledgements and the next claim to see to.
+BATCH_SECONDS = 0.025
 #: Most jobs of one claim; beyond it the cost of a job does not fall any more.
 LARGEST_CLAIM = 500
+#: Most jobs that wait for a slot of one process: a batch that runs, and the next.
+MOST_AHEAD = 2 * LARGEST_CLAIM
 #: Seconds that a claimed job may wait for a slot before it is handed back, so that a long task holds up no other.
 STALLED = 0.2
 #: Seconds that an outcome waits at most for others to be acknowledged with.
@@ -27,7 +30,7 @@ BACKLOG_SECONDS = 1.0
 
 
 def claim_size(
-    slots: int, free: int, unstarted: int, runtime: float | None, last: int, most: int = LARGEST_CLAIM
+    slots: int, free: int, unstarted: int, runtime: float | None, last: int, most: int = MOST_AHEAD
 ) -> int:
     """Return how many jobs to claim now.
 
@@ -43,11 +46,11 @@ def claim_size(
         >>> claim_size(slots=4, free=0, unstarted=0, runtime=2.0, last=4)
         0
     """
-    ahead = 0 if runtime is None else int(min(LARGEST_CLAIM, slots * BATCH_SECONDS / max(runtime, 1e-6)))
-    ahead = min(ahead, max(slots, 4 * last), most)
-    if unstarted > ahead // 2:
+    batch = 0 if runtime is None else int(min(LARGEST_CLAIM, slots * BATCH_SECONDS / max(runtime, 1e-6)))
+    batch = min(batch, max(slots, 4 * last))
+    if unstarted > batch:
         return 0
-    return min(LARGEST_CLAIM, max(free, ahead) - unstarted)
+    return min(LARGEST_CLAIM, max(free - unstarted, min(batch, most - unstarted), 0))
 
 
 class Demand:
@@ -60,7 +63,7 @@ class Demand:
     All times are monotonic and in seconds.
     """
 
-    def __init__(self, slots: int, longest_pause: float, most: int = LARGEST_CLAIM) -> None:
+    def __init__(self, slots: int, longest_pause: float, most: int = MOST_AHEAD) -> None:
         self._slots = slots
         self._most = most
         self._longest_pause = longest_pause

@@ -65,8 +65,10 @@ class Slot:
         self._inside = False  # an exception may have come in the middle of `leave`
         self.claim, self.interruption, self._raised = claim, None, False
         rule = self._rules[claim.task]
-        hard, soft = rule.limits(claim)
-        if rule.once:
+        hard, soft, _, once = rule
+        if claim.time_limit is not None or claim.soft_time_limit is not None:
+            hard, soft = rule.limits(claim)
+        if once:
             self._board.begin_once(claim.id, claim.attempt)
         if hard is None:
             self._board.begin(self.number, claim.id, claim.attempt)

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -61,15 +61,17 @@ def work(bench: Bench, buffer: ThreadBuffer, slot: Slot) -> None:
     """Run claims in this thread until the buffer sends the slot home."""
     transaction = AttemptTransaction(bench.database, bench.worker, slot)
     tracers, report_ended, begin, end, get = bench.tracers, bench.report, slot.begin, slot.end, buffer.get
+    make_ended = Ended._make  # from a tuple: half the price of the call
     with asyncio.Runner() as runner:
         while (claim := get()) is not None:
             begin(claim)
             transaction.renew()
             started = perf_counter()
             tracer = tracers[claim.task]
+            trace = tracer.trace
             try:
-                if tracer.trace is not None:
-                    outcome, aftermath = tracer.trace(claim, transaction, slot)
+                if trace is not None:
+                    outcome, aftermath = trace(claim, transaction, slot)
                 else:
                     assert tracer.atrace is not None
                     outcome, aftermath = runner.run(tracer.atrace(claim, transaction, slot))
@@ -79,15 +81,15 @@ def work(bench: Bench, buffer: ThreadBuffer, slot: Slot) -> None:
                 threading.Event().wait()  # until the process ends
             if transaction.error is not None:
                 outcome = _lost(bench, claim, outcome)
-            ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim, outcome))
+            ended = make_ended((claim, outcome, perf_counter() - started, tracer.keeps(claim, outcome), None))
             committed = None
             if aftermath is not None:
                 committed = _Committed()
-                ended = replace(ended, told=committed)
+                ended = ended._replace(told=committed)
                 slot.telling = True
             if not transaction.is_open:
                 report_ended(ended, None)
-            elif tracer.trace is not None:
+            elif trace is not None:
                 report_ended(*_settle(bench, ended, transaction))
             else:
                 report_ended(*runner.run(_asettle(bench, ended, transaction)))
@@ -139,11 +141,11 @@ async def _work_in_loop(bench: Bench, buffer: LoopBuffer, slot: Slot, executor: 
             await asyncio.Event().wait()  # until the process ends
         if transaction.error is not None:
             outcome = _lost(bench, claim, outcome)
-        ended = Ended(claim, outcome, perf_counter() - started, _keeps(bench, claim, outcome))
+        ended = Ended(claim, outcome, perf_counter() - started, tracer.keeps(claim, outcome))
         committed = None
         if aftermath is not None:
             committed = _LoopCommitted(loop)
-            ended = replace(ended, told=committed)
+            ended = ended._replace(told=committed)
             slot.telling = True
         if not transaction.is_open:
             bench.report(ended, None)
@@ -200,12 +202,6 @@ def _tell(bench: Bench, slot: Slot, claim: Claim, aftermath: Aftermath, outcome:
         bench.attach(claim, ())
 
 
-def _keeps(bench: Bench, claim: Claim, outcome: Outcome) -> bool:
-    options = bench.tasks[claim.task].options
-    ignored = options.ignore_result if claim.ignore_result is None else claim.ignore_result
-    return not ignored or (isinstance(outcome, Failed) and options.keeps_errors)
-
-
 def _lost(bench: Bench, claim: Claim, outcome: Outcome) -> Outcome:
     """Return what a failure comes to whose transaction has lost its connection: the task is repeated, as after a crash.
 
@@ -245,7 +241,7 @@ def _committed(
         return ended, acked
     # It may be the COMMIT that ends the server's side, each time.
     failed = Failed(report(error or ConnectionError("the connection broke during COMMIT")))
-    return replace(ended, outcome=_lost(bench, ended.claim, failed)), None
+    return ended._replace(outcome=_lost(bench, ended.claim, failed)), None
 
 
 def _unsettled(bench: Bench, ended: Ended, error: Exception) -> Ended:
@@ -253,7 +249,7 @@ def _unsettled(bench: Bench, ended: Ended, error: Exception) -> Ended:
     if isinstance(ended.outcome, Succeeded):
         outcome = Failed(report(error))
         # A conflict with another transaction asks for the same once more.
-        return replace(ended, outcome=_lost(bench, ended.claim, outcome) if conflicts(error) else outcome)
+        return ended._replace(outcome=_lost(bench, ended.claim, outcome) if conflicts(error) else outcome)
     logger.warning("job %s: its transaction could not be rolled back: %s", ended.claim.id, error)
     return ended
 

@@ -15,8 +15,9 @@ def test_the_first_claim_is_a_job_for_each_free_slot() -> None:
     assert claim_size(slots=4, free=1, unstarted=0, runtime=None, last=0) == 1
 
 
-def test_short_tasks_are_claimed_fifty_milliseconds_ahead() -> None:
-    assert claim_size(slots=1, free=0, unstarted=0, runtime=0.001, last=100) == 50
+def test_short_tasks_are_claimed_fifty_milliseconds_ahead_in_two_batches() -> None:
+    assert claim_size(slots=1, free=0, unstarted=0, runtime=0.001, last=100) == 25
+    assert claim_size(slots=1, free=0, unstarted=25, runtime=0.001, last=100) == 25
 
 
 def test_a_claim_grows_fourfold_at_a_time() -> None:
@@ -29,9 +30,15 @@ def test_nothing_is_claimed_ahead_of_long_tasks() -> None:
     assert claim_size(slots=4, free=1, unstarted=0, runtime=1.0, last=4) == 1
 
 
-def test_a_half_full_buffer_is_left_alone() -> None:
-    assert claim_size(slots=1, free=0, unstarted=30, runtime=0.001, last=100) == 0
-    assert claim_size(slots=1, free=0, unstarted=20, runtime=0.001, last=100) == 30
+def test_a_buffer_with_more_than_a_batch_is_left_alone() -> None:
+    assert claim_size(slots=1, free=0, unstarted=26, runtime=0.001, last=100) == 0
+
+
+def test_no_more_is_claimed_ahead_than_was_asked_for() -> None:
+    assert claim_size(slots=1, free=0, unstarted=0, runtime=0.0001, last=100, most=4) == 4
+    assert claim_size(slots=1, free=0, unstarted=3, runtime=0.0001, last=100, most=4) == 1
+    assert claim_size(slots=1, free=0, unstarted=4, runtime=0.0001, last=100, most=4) == 0
+    assert claim_size(slots=2, free=2, unstarted=0, runtime=0.0001, last=100, most=1) == 2
 
 
 @given(st.integers(1, 200), st.integers(0, 200), st.integers(0, 500), runtimes, st.integers(0, 500))

@@ -13,15 +13,21 @@
 -- An id that has succeeded (its row came here by other ways than enqueue) is marked `succeeded`: not to be run, but
 -- finished with keep = false.
 --
+-- p_after holds the cursors of the caller: for each queue in turn the earliest eta to look at, for the priorities from 9
+-- down to 0. NULL: from the very start. Whoever holds an old snapshot keeps the index entries of finished jobs alive,
+-- and a claim from the start walks all of them: after 150,000 jobs 3,900 a second were left of 27,400. A cursor is a
+-- hint: what stands below it is found by look_back, within a second or so.
+--
 -- Each queue and each of the ten priorities is probed for itself, with one index range scan: an ordered scan
 -- over `queue = any(..)` sorts the whole backlog, and one across priorities walks every future job of a higher
 -- one (15 ms against 0.08 ms beside 200,000 future jobs).
 --
 -- Under READ COMMITTED the row that FOR UPDATE locks is checked again in its newest version, so a job that
--- another worker took between the look and the lock is left out; the UPDATE repeats the check.
+-- another worker took between the look and the lock is left out; the UPDATE repeats the check. It goes by ctid, which
+-- cannot change under the lock, and so looks nothing up again.
 create or replace function pgqueue.claim(
     p_worker uuid, p_queues text[], p_limit integer, p_exclude text[] default '{}', p_relaxed boolean default false,
-    p_alone boolean default false
+    p_alone boolean default false, p_after timestamptz[] default null
 ) returns table (
     id uuid, task text, queue text, priority smallint, args json, kwargs json, attempt integer, retries integer,
     crashes integer, eta timestamptz, enqueued_at timestamptz, expires timestamptz, expired boolean,
@@ -37,13 +43,13 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := pgqueue.clock();
-    v_suspect uuid;
+    v_suspect tid;
 begin
     if p_relaxed then
         perform set_config('synchronous_commit', 'off', true);
     end if;
     if p_alone then
-        select j.id into v_suspect
+        select j.ctid into v_suspect
           from pgqueue.job j
          where j.crashes > 0 and j.eta <= v_now and j.worker is null
            -- An expression, so that no plan walks the whole line for it: only job_suspect is left.
@@ -54,17 +60,18 @@ begin
     end if;
     return query
     with probe as materialized (
-        select q.name, q.n, level
+        select q.name, q.n, level, coalesce(p_after[(q.n - 1) * 10 + 10 - level], '-infinity') as after
           from unnest(p_queues) with ordinality as q (name, n) cross join generate_series(9, 0, -1) as level
          where v_suspect is null
          order by q.n, level desc
     ), candidate as materialized (
-        select waiting.id
+        select waiting.place
           from probe
          cross join lateral (
-               select j.id
+               select j.ctid as place
                  from pgqueue.job j
-                where j.queue = probe.name and j.priority = probe.level and j.eta <= v_now
+                where j.queue = probe.name and j.priority = probe.level
+                  and j.eta >= probe.after and j.eta <= v_now
                   and j.worker is null and j.crashes = 0 and j.task <> all(p_exclude)
                 order by j.eta
                 limit p_limit
@@ -74,19 +81,18 @@ begin
     ), claimed as (
         update pgqueue.job j
            set worker = p_worker, attempt = j.attempt + 1, claimed_at = v_now
-         where j.id = any(array(select c.id from candidate c union all select v_suspect)) and j.worker is null
+         where j.ctid = any(array(select c.place from candidate c union all select v_suspect)) and j.worker is null
         returning j.id, j.task, j.queue, j.priority, j.args, j.kwargs, j.attempt, j.retries, j.crashes, j.eta, j.enqueued_at,
                   j.expires, j.revoked, j.headers, j.root_id, j.parent_id, j.ignore_result, j.time_limit, j.soft_time_limit,
                   j.links, j.errbacks, j.options, j.requeues
+    ), success as materialized (
+        select r.id from pgqueue.result r where r.id = any(array(select c.id from claimed c)) and r.state = 'SUCCESS'
     )
     select c.id, c.task, c.queue, c.priority, c.args, c.kwargs, c.attempt, c.retries, c.crashes, c.eta,
            c.enqueued_at, c.expires, coalesce(c.expires <= v_now, false), c.revoked, c.headers, c.root_id, c.parent_id,
-           c.ignore_result, success.id is not null, c.time_limit, c.soft_time_limit,
+           c.ignore_result, c.id in (select s.id from success s), c.time_limit, c.soft_time_limit,
            c.links, c.errbacks, c.options, c.requeues
       from claimed c
-      left join lateral (
-           select r.id from pgqueue.result r where r.id = c.id and r.state = 'SUCCESS' limit 1
-           ) success on true
      order by array_position(p_queues, c.queue), c.priority desc, c.eta, c.id;
 end
 $$;

@@ -128,6 +128,9 @@ begin
 
     -- What this attempt has stored before is not refused. bury leaves worker and attempt behind too, but a state or
     -- an error of its own.
+    if v_refused is null then
+        return;
+    end if;
     for v_again in
         select o.*
           from json_to_recordset(p_outcomes) as o (

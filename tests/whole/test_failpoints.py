@@ -120,6 +120,7 @@ POINTS = [
     Point("worker.prune", "solo"),
     Point("worker.orphans"),
     Point("worker.bury", of="orphan", saying="is not on the list"),
+    Point("worker.look_back", "solo"),
     Point("worker.say_idle"),
     Point("worker.say_busy", "solo", streaming=True),
     Point("worker.bury", of="leave", saying="the worker stopped", stopping=True),

@@ -345,6 +345,24 @@ def test_a_job_that_kills_its_workers_ends_as_failure(yard: PgQueue, start: Star
     assert end(worker) == 0
 
 
+@pytest.mark.parametrize("worker", ["idle", "busy"])
+def test_what_was_committed_after_its_place_in_the_line_was_passed_is_run_soon(
+    yard: PgQueue, start: Start, conn: Connection, worker: str
+) -> None:
+    add = yard.tasks["yard.add"]
+    start("-P", "solo")
+    assert add.delay(1, 1).get(timeout=20) == 2  # now it has a cursor
+    with yard.transaction() as late:
+        late.execute("select set_config('pgqueue_clock.now', (clock_timestamp() - interval '1 minute')::text, true)")
+        passed_over = add.apply_async((2, 2), connection=late)
+        assert add.delay(3, 3).get(timeout=20) == 6
+    if worker == "busy":  # never idle, and its claims always bring as much as they ask for
+        line = yard.enqueue_many(add.s(n, n) for n in range(5000))
+    assert passed_over.get(timeout=20) == 4
+    if worker == "busy":
+        assert line[-1].get(timeout=60) == 9998
+
+
 def test_jobs_behind_a_long_one_are_handed_back_to_others(
     yard: PgQueue, start: Start, said: Said, gate: Gate, until: Until
 ) -> None:

@@ -18,6 +18,7 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := pgqueue.clock();
+    v_ticks boolean := nullif(current_setting('pgqueue_clock.now', true), '') is null;
     v_ids uuid[];
     v_keys text[];
     v_known uuid[];
@@ -46,7 +47,9 @@ begin
                id, task, args, kwargs, queue, priority, eta, enqueued_at, expires, unique_key,
                headers, root_id, parent_id, ignore_result, time_limit, soft_time_limit, links, errbacks, options)
         select g.job_id, g.task, coalesce(g.args, '[]'), coalesce(g.kwargs, '{}'), g.line,
-               coalesce(g.priority, 5::smallint), g.start, v_now,
+               coalesce(g.priority, 5::smallint),
+               -- Each at a moment of its own, so that a cursor can stand between any two of a large call.
+               case when g.start = v_now and v_ticks then clock_timestamp() else g.start end, v_now,
                coalesce(g.expires, v_now + g.expires_in * interval '1 second'), g.unique_key,
                g.headers, g.root_id, g.parent_id, g.ignore_result, g.time_limit, g.soft_time_limit,
                case when g.links is null or g.checked then g.links else pgqueue.check_calls(g.links, 'links') end,

@@ -1,11 +1,13 @@
 -- Notify the workers that have said that they are idle on these queues: jobs have come back to be claimed at once.
 --   select pgqueue.call_idle('{mail,default}');
 create or replace function pgqueue.call_idle(p_queues text[]) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
+declare
+    v_now timestamptz := pgqueue.clock();
 begin
     perform pg_notify('pgqueue.work', q.name)
        from (select distinct u.name from unnest(p_queues) u (name)) q
-      where exists (select from pgqueue.idle i where i.queue = q.name);
+      where exists (select from pgqueue.idle i where i.queue = q.name and i.until > v_now);
 end
 $$;

@@ -136,7 +136,8 @@ def measure(empty: Side, full: Side, size: int, jobs: int) -> dict[str, float]:
     left = True
     while left:
         sides = sides[::-1]
-        left = all([side.step(size) for side in sides])
+        found = [side.step(size) for side in sides]
+        left = all(found)
     before, beside = empty.figures(), full.figures()
     return {
         "size": size,

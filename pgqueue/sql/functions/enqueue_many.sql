@@ -71,18 +71,23 @@ begin
       into v_ids, v_keys, v_known, v_resent, v_new
       from called;
 
-    -- An id that has succeeded is not run again. Insert first, look afterwards: a transaction that was just
-    -- acknowledging it made the insert wait for the key, and only a second statement sees what it committed.
     if v_known is not null and cardinality(v_new) > 0 then
+        -- An id that has succeeded is not run again. Insert first, look afterwards: a transaction that was just
+        -- acknowledging it made the insert wait for the key, and only a second statement sees what it committed.
+        -- Each id by itself, with one array and no join: joined with result, or with several arrays for one column, the
+        -- plan tries every pair of ids when the tables were last seen empty, or on PostgreSQL 16 and before.
+        select array_agg(r.id) into v_known from pgqueue.result r where r.id = any(v_known);
+        v_known := array(select unnest(v_known) intersect select unnest(v_new));
+    end if;
+    if cardinality(v_known) > 0 then
         -- A second life goes on counting, so that a worker left over from the first has no valid fence.
-        update pgqueue.job j set attempt = r.attempt
-          from pgqueue.result r
-         where r.id = any(v_known) and r.id = j.id and j.id = any(v_known) and j.id = any(v_new);
+        update pgqueue.job j
+           set attempt = coalesce((select r.attempt from pgqueue.result r where r.id = j.id), j.attempt)
+         where j.id = any(v_known);
         with repeated as (
             delete from pgqueue.job j
-             where j.id = any(v_known) and j.id = any(v_new)
-               and j.id = any(array(select r.id from pgqueue.result r where r.id = any(v_known)
-                                                                   and (r.state = 'SUCCESS' or r.id = any(v_resent))))
+             where j.id = any(array(select r.id from pgqueue.result r
+                                     where r.id = any(v_known) and (r.state = 'SUCCESS' or r.id = any(v_resent))))
             returning j.id
         )
         select array(select unnest(v_new) except select r.id from repeated r) into v_new;

@@ -218,8 +218,6 @@ create table pgqueue.idle (
     primary key (queue, until, worker)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50);
 
-create index idle_worker on pgqueue.idle (worker, until);
-
 comment on table  pgqueue.idle is 'Workers that have said that they are idle. Only while one has, an enqueue notifies: a NOTIFY takes a lock that every commit of the database shares.';
 comment on column pgqueue.idle.queue is 'Queue on which it waits.';
 comment on column pgqueue.idle.worker is 'Who waits.';

@@ -255,6 +255,7 @@ def measured(request: pytest.FixtureRequest, pg_server: Any) -> Iterator[dict[st
             old.execute(sql.schema())
             for table in ("job", "result"):
                 queue.rows(f"alter table pgqueue.{table} set (autovacuum_enabled = off)")
+            queue.register()
             _STATISTICS[request.param](queue)
             _use(queue)
             _fill(queue)
@@ -335,6 +336,7 @@ _SAID = (
 def test_what_was_taken_back_beside_a_held_snapshot_costs_nobody_anything(own_dsn: str, open_queue: OpenQueue) -> None:
     """Twenty thousand deleted rows in each small table: the calls ask for as many pages as without, but a few."""
     queue, holder = open_queue(own_dsn), open_queue(own_dsn, autocommit=False)
+    queue.register()
     queue.enqueue(*[{"task": "t"}] * (10 * BATCH))
     _calls(queue, BATCH)  # a session's first calls read the catalog, too
     before = _calls(queue, BATCH)

@@ -16,6 +16,7 @@ def say_idle(queue: Queue, *queues: str) -> None:
 
 
 def say_busy(queue: Queue) -> None:
+    queue.register()
     queue.rows("select pgqueue.say_busy(%s)", queue.worker)
 
 

@@ -8,6 +8,7 @@ declare
 begin
     perform pg_notify('pgqueue.work', q.name)
        from (select distinct u.name from unnest(p_queues) u (name)) q
-      where exists (select from pgqueue.idle i where i.queue = q.name and i.until > v_now);
+      -- Not `exists`, which may become a join that walks over all that was ever said.
+      where (select true from pgqueue.idle i where i.queue = q.name and i.until > v_now limit 1);
 end
 $$;

@@ -61,7 +61,8 @@ begin
         -- One notification a queue, and only where a worker has said that it is idle.
         select count(pg_notify('pgqueue.work', q.line))
           from (select distinct g.line from given g where g.start <= v_now) q
-         where exists (select from pgqueue.idle i where i.queue = q.line and i.until > v_now)
+         -- Not `exists`, which may become a join that walks over all that was ever said.
+         where (select true from pgqueue.idle i where i.queue = q.line and i.until > v_now limit 1)
     )
     select (select array_agg(g.job_id order by g.n) from given g),
            (select array_agg(g.unique_key order by g.n) from given g),

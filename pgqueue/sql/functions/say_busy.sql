@@ -6,6 +6,8 @@ as $$
 declare
     v_now timestamptz := pgqueue.clock();
 begin
-    delete from pgqueue.idle i where i.worker = p_worker and i.until > v_now;
+    delete from pgqueue.idle i
+     where i.queue = any(array(select unnest(w.queues) from pgqueue.worker w where w.id = p_worker))
+       and i.until > v_now and i.worker = p_worker;
 end
 $$;

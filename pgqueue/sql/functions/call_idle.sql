@@ -1,7 +1,7 @@
 -- Notify the workers that have said that they are idle on these queues: jobs have come back to be claimed at once.
 --   select pgqueue.call_idle('{mail,default}');
 create or replace function pgqueue.call_idle(p_queues text[]) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
     v_now timestamptz := pgqueue.clock();

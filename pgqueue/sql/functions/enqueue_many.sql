@@ -13,7 +13,7 @@
 create or replace function pgqueue.enqueue_many(p_jobs json, p_durable boolean default false)
 returns table (id uuid, created boolean)
 language plpgsql volatile
-set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 declare

@@ -46,10 +46,17 @@ create table pgqueue.job (
     constraint job_kwargs_is_object check (json_typeof(kwargs) = 'object'),
     constraint job_lease_is_whole check ((worker is null) = (claimed_at is null))
 ) with (
-    fillfactor = 50,
-    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
-    autovacuum_analyze_scale_factor = 0.2, autovacuum_vacuum_cost_delay = 0,
-    vacuum_truncate = off
+    -- Vacuumed whenever autovacuum comes by (once a minute by default) and at full speed: what has been deleted stands
+    -- at the front of the line, where every claim begins. The index is cleaned always: by default it is left alone while
+    -- fewer than 2 of 100 pages are concerned, and beside a million future jobs a claim then reads 207 pages, not 30.
+    -- Never truncated: that locks the table against everybody, and its pages are wanted again in a second.
+    fillfactor = 50, vacuum_truncate = off, vacuum_index_cleanup = on,
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0,
+    autovacuum_analyze_scale_factor = 0.2,
+    -- Large arguments are stored apart; what is set here for the one replaces all that it has from the other.
+    toast.vacuum_truncate = off,
+    toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 2000,
+    toast.autovacuum_vacuum_cost_delay = 0
 );
 
 -- Without the id, although it would settle the order of jobs of the same microsecond: any look-up by id could then be
@@ -115,7 +122,13 @@ create table pgqueue.result (
     history     jsonb,
     constraint result_state check (state in ('SUCCESS', 'FAILURE', 'REVOKED', 'REJECTED', 'IGNORED'))
 ) with (
-    autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_vacuum_cost_delay = 0
+    -- prune deletes at the front of result_finished_at and walks over what it has deleted before: 4 ms for each million
+    -- rows not vacuumed yet. The default, a fifth of the table, is 17 million at 1,000 jobs/s and a day.
+    vacuum_truncate = off, autovacuum_vacuum_cost_delay = 0,
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000,
+    autovacuum_vacuum_insert_scale_factor = 0.2,
+    toast.vacuum_truncate = off, toast.autovacuum_vacuum_cost_delay = 0,
+    toast.autovacuum_vacuum_scale_factor = 0.02, toast.autovacuum_vacuum_threshold = 2000
 );
 
 create index result_finished_at on pgqueue.result (finished_at);
@@ -196,15 +209,19 @@ comment on column pgqueue.duty.name is 'Which duty.';
 comment on column pgqueue.duty.holder is 'Worker that has it.';
 comment on column pgqueue.duty.until is 'Free for others after this time.';
 
+-- Looked up from now on, so that no enqueue walks over what was said and taken back while somebody holds an old
+-- snapshot (60 ms for a single call beside 90,000 dead rows of one queue). So is every look at the small tables.
 create table pgqueue.idle (
-    queue  text not null,
-    worker uuid not null,
-    primary key (queue, worker)
-) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50);
+    queue  text        not null,
+    worker uuid        not null,
+    until  timestamptz not null,
+    primary key (queue, until, worker)
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50);
 
 comment on table  pgqueue.idle is 'Workers that have said that they are idle. Only while one has, an enqueue notifies: a NOTIFY takes a lock that every commit of the database shares.';
 comment on column pgqueue.idle.queue is 'Queue on which it waits.';
 comment on column pgqueue.idle.worker is 'Who waits.';
+comment on column pgqueue.idle.until is 'Holds until then; who still waits says it again before.';
 
 create table pgqueue.lane (
     queue    text        not null,
@@ -223,7 +240,7 @@ create table pgqueue.waiter (
     id    uuid        not null,
     until timestamptz not null,
     primary key (job, id)
-) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50);
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50);
 
 comment on table  pgqueue.waiter is 'Who waits for a result. Only while somebody does, an acknowledgement notifies.';
 comment on column pgqueue.waiter.job is 'Job that is waited for.';

@@ -47,6 +47,7 @@ from pgqueue.worker.pace import (
     ACK_WAIT,
     BACKLOG_SECONDS,
     BUSY_AFTER,
+    IDLE_AGAIN,
     LARGEST_CLAIM,
     MOST_AHEAD,
     SESSION_END,
@@ -126,7 +127,7 @@ class IOThread(threading.Thread):
 
         most = options.slots * options.prefetch_multiplier or MOST_AHEAD
         self._demand = Demand(options.slots, app.settings.poll_interval, most)
-        self._said_idle = False
+        self._said_idle, self._say_idle_at = False, 0.0
         self._unstarted = 0
         self._progress_at = 0.0
         self._disown_until = 0.0
@@ -221,7 +222,7 @@ class IOThread(threading.Thread):
         run(connection, self._statements.disown(self._identity.id, list(self._held)))
         # A claim that was under way when the connection broke may commit even now: look again with the next beats.
         self._disown_until = time.monotonic() + _UNHEARD
-        self._said_idle = False
+        self._said_idle, self._say_idle_at = False, 0.0
         self._demand.look_now()
         self._rounds.neighbours.close()
         self._cursors = Cursors(self._options.queues)
@@ -444,13 +445,14 @@ class IOThread(threading.Thread):
         if bool(self._held) == bool(self._board.idle_since):
             self._board.idle_since = 0.0 if self._held else now
         idle = not self._held and not self._is_ending and self._demand.idle
-        if idle and not self._said_idle and self._presence.real_sessions:
-            run(connection, self._statements.say_idle(self._identity.id, self._options.queues))
-            self._said_idle = True
-            self._demand.look_now()  # an enqueue under way may not have seen it
-        elif self._said_idle and self._held and now - self._demand.found_nothing_at > BUSY_AFTER:
+        if self._said_idle and self._held and now - self._demand.found_nothing_at > BUSY_AFTER:
             run(connection, self._statements.say_busy(self._identity.id))
-            self._said_idle = False
+            self._said_idle, self._say_idle_at = False, 0.0
+        elif (idle or self._said_idle) and now >= self._say_idle_at and self._presence.real_sessions:
+            run(connection, self._statements.say_idle(self._identity.id, self._options.queues))
+            if not self._said_idle:
+                self._demand.look_now()  # an enqueue under way may not have seen it
+            self._said_idle, self._say_idle_at = True, now + IDLE_AGAIN
 
     def _given_up(self) -> None:
         """Let go of everything and be replaced: others have taken it over, and nothing that is written for it counts.

@@ -19,6 +19,8 @@ LARGEST_ACK = 500
 FIRST_PAUSE = 0.05
 #: Seconds of uninterrupted work after which a worker takes back that it is idle.
 BUSY_AFTER = 1.0
+#: Seconds after which a worker that is still idle says so again: it holds for a minute.
+IDLE_AGAIN = 30.0
 #: Seconds that an interrupted task has to clean up before its worker ends without it.
 SOFT = 2.0
 #: Seconds until another try to store an outcome whose row somebody locks; it doubles.

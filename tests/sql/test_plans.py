@@ -1,12 +1,16 @@
 """Plans: whatever the statistics say, a call touches what it is about and no more.
 
-The functions are PL/pgSQL, so EXPLAIN shows nothing; the server's counters do. `seq_scan` tells a walk over a
-table. A walk over an index hides from `idx_tup_read` when the condition is checked inside the index, but not from
-the pages that it asks for, found in memory or not.
+The functions are PL/pgSQL, so EXPLAIN shows no plan; the server's counters tell what was done. `seq_scan` tells a walk
+over a table. A walk over an index hides from `idx_tup_read` when the condition is checked inside the index, but not
+from the pages that it asks for, found in memory or not. Of a whole call EXPLAIN tells the pages at least.
+
+Every call is in `_measure`, and every kind of statistics in `_STATISTICS`; a session's plans are new, or old and made
+beside other tables, or forced to be generic or custom.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,15 +20,17 @@ from psycopg import sql as compose
 
 from pgqueue import sql
 
-from .helpers import Queue, new_id
+from .helpers import OpenQueue, Queue, new_id
 
-ROWS = 200_000
+ROWS = 100_000
 BATCH = 10
-# A descent takes 3 or 4 pages, in each index of a row that moves; a walk over one of these indexes 500 to 1,500.
+# A descent takes 3 or 4 pages, in each index of a row that moves; a walk over one of these indexes 250 to 750.
 PAGES_PER_CALL = 60
 PAGES_PER_JOB = 12
 TUPLES_PER_CALL = 60
 TUPLES_PER_JOB = 12
+
+SESSIONS = ("new", "old", "generic", "custom")
 
 Counters = dict[str, tuple[int, int, int]]
 #: Does a thing under a name, and returns its answer.
@@ -82,11 +88,40 @@ def _after_a_mass_delete(queue: Queue) -> None:
     _analysed_while_empty(queue)
 
 
+def _analysed_beside_future_jobs(queue: Queue) -> None:
+    """As beside a million: so many rows for each page that there is."""
+    queue.rows(
+        "insert into pgqueue.job (id, task, eta, enqueued_at, priority)"
+        " select gen_random_uuid(), 't', now() + g * interval '1 minute', now(), g %% 10 from generate_series(1, %s) g",
+        ROWS // 10,
+    )
+    _analysed_while_empty(queue)
+    queue.rows(
+        "update pg_class set reltuples = reltuples * 50, relpages = greatest(1, relpages / 50)"
+        " where relnamespace = 'pgqueue'::regnamespace and (relname = 'job' or relname like 'job%%')"
+    )
+
+
+def _analysed_beside_another_queue(queue: Queue) -> None:
+    """Nearly all in one queue and of one priority, and not in the one that is used then."""
+    queue.rows(
+        "insert into pgqueue.job (id, task, queue, eta, enqueued_at, priority, parent_id)"
+        " select gen_random_uuid(), 't', case when g %% 1000 = 0 then 'default' else 'bulk' end, now(), now(), 0, %s"
+        "   from generate_series(1, %s) g",
+        new_id(),
+        ROWS // 4,
+    )
+    queue.rows(_FILL_RESULT.replace("'SUCCESS'", "'FAILURE'"), ROWS // 4)
+    _analysed_while_empty(queue)
+
+
 _STATISTICS: dict[str, Callable[[Queue], None]] = {
     "never analysed": _never_analysed,
     "analysed while empty": _analysed_while_empty,
     "analysed while full": _analysed_while_full,
     "after a mass delete": _after_a_mass_delete,
+    "beside a million future jobs": _analysed_beside_future_jobs,
+    "beside another queue": _analysed_beside_another_queue,
 }
 
 
@@ -112,6 +147,19 @@ def _use(queue: Queue) -> None:
             queue.hold(nobody)
         queue.one("select pgqueue.revoke(%s)", nobody["id"])
         queue.one("select pgqueue.forget(%s)", nobody["id"])
+        queue.one("select pgqueue.prune('1 day', 10)")
+        _say(queue, lambda name, do: do())
+
+
+def _say(queue: Queue, call: Call) -> None:
+    """What workers and callers say of themselves."""
+    call("beat", lambda: queue.one("select pgqueue.beat(%s)", queue.worker))
+    call("say idle", lambda: queue.one("select pgqueue.say_idle(%s, '{default}')", queue.worker))
+    call("call idle", lambda: queue.one("select pgqueue.call_idle('{default}')"))
+    call("say busy", lambda: queue.one("select pgqueue.say_busy(%s)", queue.worker))
+    job, get = new_id(), new_id()
+    call("wait for", lambda: queue.one("select pgqueue.wait_for(%s, %s, 60)", job, get))
+    call("stop waiting", lambda: queue.one("select pgqueue.stop_waiting(%s, %s)", job, get))
 
 
 def _put_back(queue: Queue, call: Call, state: str) -> None:
@@ -185,12 +233,16 @@ def _measure(queue: Queue) -> Measured:
     assert not any(created for _, created in answers)
     for state in ("SUCCESS", "FAILURE"):
         _follow(queue, call, state)
+    call("enqueue one", lambda: queue.one("select pgqueue.enqueue('t', '[1]')"))
+    call("claim from several", lambda: queue.claim(BATCH, ["nowhere", "default", "bulk"]))
+    assert call("prune", lambda: queue.one("select pgqueue.prune('0 s', %s)", BATCH)) == BATCH
+    _say(queue, call)
     return measured
 
 
 @pytest.fixture(scope="module", params=_STATISTICS)
 def measured(request: pytest.FixtureRequest, pg_server: Any) -> Iterator[dict[str, Measured]]:
-    """What every call costs in 200,000 rows: in a session whose plans are new, and in one whose plans are old."""
+    """What every call costs in 100,000 rows and more, in sessions with plans of every kind."""
     name = f"pgqueue_plans_{new_id().replace('-', '')[:12]}"
     maintenance = psycopg.connect(pg_server.dsn(pg_server.maintenance_dbname), autocommit=True)
     maintenance.execute(compose.SQL("create database {}").format(compose.Identifier(name)))
@@ -203,16 +255,21 @@ def measured(request: pytest.FixtureRequest, pg_server: Any) -> Iterator[dict[st
             old.execute(sql.schema())
             for table in ("job", "result"):
                 queue.rows(f"alter table pgqueue.{table} set (autovacuum_enabled = off)")
+            queue.register()
             _STATISTICS[request.param](queue)
             _use(queue)
             _fill(queue)
-            yield {"old": _measure(queue), "new": _measure(Queue(new))}
+            found = {"old": _measure(queue), "new": _measure(Queue(new))}
+            for kind in ("generic", "custom"):
+                new.execute(f"set plan_cache_mode = force_{kind}_plan; discard plans".encode())
+                found[kind] = _measure(Queue(new))
+            yield found
     finally:
         maintenance.execute(compose.SQL("drop database {} with (force)").format(compose.Identifier(name)))
         maintenance.close()
 
 
-@pytest.mark.parametrize("session", ["new", "old"])
+@pytest.mark.parametrize("session", SESSIONS)
 def test_no_call_scans_a_table(measured: dict[str, Measured], session: str) -> None:
     scanned = {
         (name, table)
@@ -223,7 +280,7 @@ def test_no_call_scans_a_table(measured: dict[str, Measured], session: str) -> N
     assert scanned == set()
 
 
-@pytest.mark.parametrize("session", ["new", "old"])
+@pytest.mark.parametrize("session", SESSIONS)
 def test_no_call_walks_an_index(measured: dict[str, Measured], session: str) -> None:
     walked = {
         (name, index): (tuples, pages)
@@ -232,6 +289,81 @@ def test_no_call_walks_an_index(measured: dict[str, Measured], session: str) -> 
         if tuples > TUPLES_PER_CALL + TUPLES_PER_JOB * BATCH or pages > PAGES_PER_CALL + PAGES_PER_JOB * BATCH
     }
     assert walked == {}
+
+
+def _pages(queue: Queue, query: str, *params: object) -> int:
+    """How many pages a call asks for, of tables and indexes, in whatever it calls."""
+    (plan,) = queue.one(f"explain (analyze, buffers, format json) {query}", *params)
+    return int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
+
+
+def _calls(queue: Queue, number: int) -> dict[str, int]:
+    """How many pages the calls of a busy worker and of its callers ask for."""
+    pages: dict[str, int] = {}
+    for size in (1, number):
+        jobs = json.dumps([{"task": "t"}] * size)
+        pages[f"enqueue {size}"] = _pages(queue, "select pgqueue.enqueue_many(%s)", jobs)
+        claims = queue.claim(size)
+        outcomes = json.dumps(_outcomes(claims, "SUCCESS"))
+        pages[f"finish {size}"] = _pages(queue, "select pgqueue.finish(%s, %s)", queue.worker, outcomes)
+        back = json.dumps(_outcomes(queue.claim(size), "RETRY"))
+        pages[f"retry {size}"] = _pages(queue, "select pgqueue.finish(%s, %s)", queue.worker, back)
+    (claim,) = queue.claim(1)
+    say = "select pgqueue.set_state(%s, %s, %s, 'PROGRESS')"
+    pages["say"] = _pages(queue, say, claim["id"], queue.worker, claim["attempt"])
+    pages["status"] = _pages(queue, "select pgqueue.status(%s)", claim["id"])
+    pages["finish what has said something"] = _pages(
+        queue, "select pgqueue.finish(%s, %s)", queue.worker, json.dumps(_outcomes([claim], "SUCCESS"))
+    )
+    pages["say idle"] = _pages(queue, "select pgqueue.say_idle(%s, '{default}')", queue.worker)
+    pages["say busy"] = _pages(queue, "select pgqueue.say_busy(%s)", queue.worker)
+    pages["call idle"] = _pages(queue, "select pgqueue.call_idle('{default}')")
+    pages["wait for"] = _pages(queue, "select pgqueue.wait_for(%s, %s, 60)", claim["id"], new_id())
+    return pages
+
+
+# What was said, to be taken back while somebody holds a snapshot that may still see it.
+_SAID = (
+    """insert into pgqueue.idle (queue, worker, until)
+       select 'default', %s, now() - g * interval '10 ms' from generate_series(1, 20000) g""",
+    """insert into pgqueue.waiter (job, id, until)
+       select gen_random_uuid(), %s, now() from generate_series(1, 20000) g""",
+    """insert into pgqueue.progress (job, worker, attempt, state, at)
+       select gen_random_uuid(), %s, 1, 'PROGRESS', now() from generate_series(1, 20000) g""",
+)
+
+
+def test_what_was_taken_back_beside_a_held_snapshot_costs_nobody_anything(own_dsn: str, open_queue: OpenQueue) -> None:
+    """Twenty thousand deleted rows in each small table: the calls ask for as many pages as without, but a few."""
+    queue, holder = open_queue(own_dsn), open_queue(own_dsn, autocommit=False)
+    queue.register()
+    queue.enqueue(*[{"task": "t"}] * (10 * BATCH))
+    _calls(queue, BATCH)  # a session's first calls read the catalog, too
+    before = _calls(queue, BATCH)
+    holder.rows("set transaction isolation level repeatable read")
+    holder.rows("select pg_current_xact_id()")
+    for said in _SAID:
+        queue.rows(said, queue.worker)
+    for table in ("idle", "waiter", "progress"):
+        queue.rows(f"delete from pgqueue.{table}")
+        queue.rows(f"vacuum (analyze) pgqueue.{table}")
+    after = _calls(queue, BATCH)
+    more = {name: (before[name], pages) for name, pages in after.items() if pages > before[name] + 4 * BATCH}
+    assert more == {}
+
+
+def test_known_ids_are_looked_up_one_by_one(own_dsn: str, open_queue: OpenQueue) -> None:
+    """Ten times as many ids cost ten times as much, not a hundred, after the tables have been emptied."""
+    queue = open_queue(own_dsn)
+    _after_a_mass_delete(queue)
+    _fill(queue, 20_000)
+
+    def pages(number: int) -> int:
+        jobs = [{"task": "t", "id": new_id(), "known": True} for _ in range(number)]
+        return _pages(queue, "select pgqueue.enqueue_many(%s)", json.dumps(jobs))
+
+    pages(10)
+    assert pages(100) < 20 * pages(10)
 
 
 def test_a_claim_beside_future_jobs_of_higher_priority_does_not_walk_over_them(own_dsn: str) -> None:

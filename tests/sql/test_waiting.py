@@ -16,6 +16,7 @@ def say_idle(queue: Queue, *queues: str) -> None:
 
 
 def say_busy(queue: Queue) -> None:
+    queue.register()
     queue.rows("select pgqueue.say_busy(%s)", queue.worker)
 
 
@@ -34,6 +35,36 @@ def test_an_enqueue_is_silent_while_no_worker_is_idle(queue: Queue, other: Queue
     say_idle(other, "mail")
     queue.add()
     assert other.heard(queue) == []
+
+
+def test_who_says_that_he_is_idle_is_called_for_a_minute(queue: Queue, other: Queue) -> None:
+    other.listen("pgqueue.work")
+    for speaker in (queue, other):
+        speaker.set_clock(NOON)
+    say_idle(other)
+    queue.set_clock(NOON + timedelta(seconds=59))
+    queue.add()
+    assert other.heard(queue) == WORK
+    queue.set_clock(NOON + timedelta(seconds=60))
+    queue.add()
+    assert other.heard(queue) == []
+    other.set_clock(NOON + timedelta(seconds=30))
+    say_idle(other)
+    queue.add()
+    assert other.heard(queue) == WORK
+
+
+def test_what_was_said_is_taken_back_whole_and_pruned_when_it_is_over(queue: Queue, other: Queue) -> None:
+    for seconds in (0, 30, 50):
+        for speaker in (queue, other):
+            speaker.set_clock(NOON + timedelta(seconds=seconds))
+        say_idle(queue)
+        say_idle(other, "mail")
+    say_busy(queue)
+    queue.set_clock(NOON + timedelta(seconds=80))
+    assert queue.rows("select distinct worker::text from pgqueue.idle") == [{"worker": other.worker}]
+    queue.rows("select pgqueue.prune('1 day')")
+    assert queue.rows("select queue, count(*) from pgqueue.idle group by 1") == [{"queue": "mail", "count": 2}]
 
 
 def test_an_enqueue_calls_an_idle_worker_of_its_queue_once_per_transaction(queue: Queue, other: Queue) -> None:

@@ -2,7 +2,7 @@
 -- there is neither job nor result any more.
 --   select pgqueue.attach('<job>', '{"attempt": 1, "state": "HOOK", "hook": "on_success"}');
 create or replace function pgqueue.attach(p_job uuid, p_entry jsonb) returns boolean
-language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set lock_timeout = '2s'
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off set lock_timeout = '2s'
 as $$
 declare
     v_entry jsonb := jsonb_build_object('at', pgqueue.clock()) || p_entry;

@@ -4,7 +4,7 @@
 create or replace function pgqueue.backlog(p_queues text[], p_exclude text[] default '{}')
 returns table (waiting boolean, suspects boolean)
 language plpgsql volatile
-set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
     v_now timestamptz := pgqueue.clock();

@@ -2,7 +2,7 @@
 -- is false.
 --   select pgqueue.children('<job>');
 create or replace function pgqueue.children(p_job uuid) returns setof uuid
-language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 begin
     return query

@@ -2,7 +2,7 @@
 -- status does not show it any more, and prune deletes it.
 --   select pgqueue.end_progress('{<job>}');
 create or replace function pgqueue.end_progress(p_jobs uuid[]) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 begin
     delete from pgqueue.progress p

@@ -13,7 +13,7 @@
 create or replace function pgqueue.enqueue_many(p_jobs json, p_durable boolean default false)
 returns table (id uuid, created boolean)
 language plpgsql volatile
-set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -64,7 +64,8 @@ begin
         -- One notification a queue, and only where a worker has said that it is idle.
         select count(pg_notify('pgqueue.work', q.line))
           from (select distinct g.line from given g where g.start <= v_now) q
-         where exists (select from pgqueue.idle i where i.queue = q.line)
+         -- Not `exists`, which may become a join that walks over all that was ever said.
+         where (select true from pgqueue.idle i where i.queue = q.line and i.until > v_now limit 1)
     )
     select (select array_agg(g.job_id order by g.n) from given g),
            (select array_agg(g.unique_key order by g.n) from given g),
@@ -74,18 +75,23 @@ begin
       into v_ids, v_keys, v_known, v_resent, v_new
       from called;
 
-    -- An id that has succeeded is not run again. Insert first, look afterwards: a transaction that was just
-    -- acknowledging it made the insert wait for the key, and only a second statement sees what it committed.
     if v_known is not null and cardinality(v_new) > 0 then
+        -- An id that has succeeded is not run again. Insert first, look afterwards: a transaction that was just
+        -- acknowledging it made the insert wait for the key, and only a second statement sees what it committed.
+        -- Each id by itself, with one array and no join: joined with result, or with several arrays for one column, the
+        -- plan tries every pair of ids when the tables were last seen empty, or on PostgreSQL 16 and before.
+        select array_agg(r.id) into v_known from pgqueue.result r where r.id = any(v_known);
+        v_known := array(select unnest(v_known) intersect select unnest(v_new));
+    end if;
+    if cardinality(v_known) > 0 then
         -- A second life goes on counting, so that a worker left over from the first has no valid fence.
-        update pgqueue.job j set attempt = r.attempt
-          from pgqueue.result r
-         where r.id = any(v_known) and r.id = j.id and j.id = any(v_known) and j.id = any(v_new);
+        update pgqueue.job j
+           set attempt = coalesce((select r.attempt from pgqueue.result r where r.id = j.id), j.attempt)
+         where j.id = any(v_known);
         with repeated as (
             delete from pgqueue.job j
-             where j.id = any(v_known) and j.id = any(v_new)
-               and j.id = any(array(select r.id from pgqueue.result r where r.id = any(v_known)
-                                                                   and (r.state = 'SUCCESS' or r.id = any(v_resent))))
+             where j.id = any(array(select r.id from pgqueue.result r
+                                     where r.id = any(v_known) and (r.state = 'SUCCESS' or r.id = any(v_resent))))
             returning j.id
         )
         select array(select unnest(v_new) except select r.id from repeated r) into v_new;

@@ -5,7 +5,7 @@
 -- that end_sessions finds it.
 --   select pgqueue.hold('<job>', '<worker>', 1);
 create or replace function pgqueue.hold(p_job uuid, p_worker uuid, p_attempt integer) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 begin
     perform from pgqueue.job j

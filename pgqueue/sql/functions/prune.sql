@@ -17,6 +17,7 @@ begin
     get diagnostics v_count = row_count;
     -- What a process that waited for a result left behind when it was killed.
     delete from pgqueue.waiter w where w.until < v_before + p_keep;
+    delete from pgqueue.idle i where i.until < v_before + p_keep;
     -- What was said of attempts that are over; a minute, so that none is taken for one that has just begun.
     delete from pgqueue.progress p
      where p.job = any(array(

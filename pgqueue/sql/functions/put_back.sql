@@ -3,7 +3,7 @@
 --   select pgqueue.put_back('<worker>', '{"id": "<job>", "attempt": 1, "state": "RETRY", "countdown": 5}', now());
 create or replace function pgqueue.put_back(p_worker uuid, p_outcome json, p_now timestamptz) returns pgqueue.job
 language plpgsql volatile
-set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set lock_timeout = '2s'
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set lock_timeout = '2s'
 as $$
 declare
     v_new record;

@@ -2,7 +2,7 @@
 -- a finished one stays as it is. Answers the state that it has afterwards, or UNKNOWN.
 --   select pgqueue.revoke('<job>');
 create or replace function pgqueue.revoke(p_job uuid) returns text
-language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
     v_now timestamptz := pgqueue.clock();

@@ -6,7 +6,7 @@
 create or replace function pgqueue.set_state(
     p_job uuid, p_worker uuid, p_attempt integer, p_state text, p_meta json default null
 ) returns boolean
-language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set lock_timeout = '2s'
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off set lock_timeout = '2s'
 as $$
 declare
     v_now timestamptz := pgqueue.clock();

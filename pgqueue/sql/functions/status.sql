@@ -6,7 +6,7 @@ create or replace function pgqueue.status(p_job uuid) returns table (
     attempt integer, worker uuid, finished_at timestamptz, parent_id uuid, root_id uuid, history jsonb, options json,
     headers json, enqueued_at timestamptz, crashes integer
 )
-language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 #variable_conflict use_column
 begin

@@ -31,9 +31,7 @@ SESSION_END = 2.0
 BACKLOG_SECONDS = 1.0
 
 
-def claim_size(
-    slots: int, free: int, unstarted: int, runtime: float | None, last: int, most: int = MOST_AHEAD
-) -> int:
+def claim_size(slots: int, free: int, unstarted: int, runtime: float | None, last: int, most: int = MOST_AHEAD) -> int:
     """Return how many jobs to claim now.
 
     - `slots`, `free`: of this process; `unstarted`: claimed and waiting for a slot.

@@ -49,7 +49,7 @@ begin
         select g.job_id, g.task, coalesce(g.args, '[]'), coalesce(g.kwargs, '{}'), g.line,
                coalesce(g.priority, 5::smallint),
                -- Each at a moment of its own, so that a cursor can stand between any two of a large call.
-               case when g.start = v_now and v_ticks then clock_timestamp() else g.start end, v_now,
+               case when g.start = v_now and g.n > 1 and v_ticks then clock_timestamp() else g.start end, v_now,
                coalesce(g.expires, v_now + g.expires_in * interval '1 second'), g.unique_key,
                g.headers, g.root_id, g.parent_id, g.ignore_result, g.time_limit, g.soft_time_limit,
                case when g.links is null or g.checked then g.links else pgqueue.check_calls(g.links, 'links') end,

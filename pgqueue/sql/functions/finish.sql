@@ -27,7 +27,7 @@ language plpgsql volatile
 -- As in claim: no plan may depend on the statistics of job, so job is reached by `= any(array(..))` alone, and
 -- `is true` keeps the fence from being planned as a join. The worker's thread that acknowledges also beats: a row
 -- that somebody keeps locked must not hold it up for long.
-set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set lock_timeout = '2s'
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set lock_timeout = '2s'
 as $$
 declare
     v_now timestamptz := pgqueue.clock();
@@ -118,13 +118,13 @@ begin
         end if;
     end if;
 
-    if exists (select from pgqueue.progress) then
+    -- By the jobs of this call: whether anything is in these tables at all is a walk over all that has been deleted
+    -- from them while somebody holds an old snapshot (33 ms beside 90,000 dead rows, against 0.1).
+    if exists (select from pgqueue.progress p where p.job = any(v_ended || v_back)) then
         perform pgqueue.end_progress(v_ended || v_back);
     end if;
-    if v_ended is not null and exists (select from pgqueue.waiter) then
-        perform pg_notify('pgqueue.done', w.job::text)
-           from (select distinct w.job from pgqueue.waiter w where w.job = any(v_ended)) w;
-    end if;
+    perform pg_notify('pgqueue.done', w.job::text)
+       from (select distinct w.job from pgqueue.waiter w where w.job = any(v_ended)) w;
 
     -- What this attempt has stored before is not refused. bury leaves worker and attempt behind too, but a state or
     -- an error of its own.

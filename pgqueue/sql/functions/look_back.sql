@@ -7,7 +7,7 @@
 create or replace function pgqueue.look_back(p_queues text[], p_search boolean default false)
 returns table (now timestamptz, queue text, priority smallint, eta timestamptz)
 language plpgsql volatile
-set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 declare

@@ -1,4 +1,4 @@
-"""The claim cursor."""
+"""Claim cursors, storage settings, idle workers looked up from now on."""
 
 from alembic import op
 

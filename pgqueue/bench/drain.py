@@ -18,6 +18,7 @@ WORKER: tuple[str, ...] = (*SOLO, "--burst")
 BARE: tuple[str, ...] = ("pgqueue.bench.bare",)
 
 _CHUNK = 1000  # jobs in one enqueue_many
+_ENOUGH = 0.5  # of the jobs are to be done while all processes are at work
 
 _NOW = "select pgqueue.clock()"
 _CREW = """
@@ -46,9 +47,14 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """One drain, by the clock of the database; `sixths`: jobs per second in each sixth of the jobs."""
+    """One drain, by the clock of the database.
+
+    - `measured`: the share of the jobs that were done while all processes were at work, from which `per_second` is.
+    - `sixths`: jobs per second in each sixth of the jobs.
+    """
 
     per_second: float
+    measured: float
     sixths: tuple[float, ...]
     cpu: Cpu
 
@@ -80,7 +86,7 @@ class DrainReport:
 
 def measure_drain(ground: Ground, jobs: int, rounds: int, processes: int, payload: int, say: Say) -> DrainReport:
     """Drain in turn with workers and with as many bare loops, round after round."""
-    start = {who: work(ground, who, processes) for who in (WORKER, BARE)}  # on an empty queue
+    start = {who: work(ground, who, 1) for who in (WORKER, BARE)}  # on an empty queue
     found: dict[tuple[str, ...], list[Drained]] = {WORKER: [], BARE: []}
     single: list[Drained] = []
     for number in range(rounds):
@@ -90,7 +96,11 @@ def measure_drain(ground: Ground, jobs: int, rounds: int, processes: int, payloa
             single.append(refill_and_drain(ground, WORKER, jobs, 1, payload))
         worker, bare = found[WORKER][-1].per_second, found[BARE][-1].per_second
         say(f"round {number + 1} of {rounds}: {worker:,.0f} jobs/s, bare loop {bare:,.0f}, ratio {worker / bare:.3f}")
-    cpu = {who: per_1000([drained.cpu for drained in drains], start[who], jobs) for who, drains in found.items()}
+    if min(drained.measured for drains in found.values() for drained in drains) < _ENOUGH:
+        say(f"{jobs:,} jobs are too few: some processes had ended before others were well at work; use more --jobs")
+    cpu = {
+        who: per_1000([drained.cpu for drained in drains], start[who], jobs, processes) for who, drains in found.items()
+    }
     ratios = [mine.per_second / bare.per_second for mine, bare in zip(found[WORKER], found[BARE], strict=True)]
     rate, one = median_rate(found[WORKER]), median_rate(single) if single else None
     return DrainReport(
@@ -149,7 +159,8 @@ def drain(ground: Ground, who: Sequence[str], jobs: int, processes: int = 1) -> 
     opened, closed = max(began for began, _, _ in crew), min(ended for _, ended, _ in crew)
     if closed <= opened:  # one had ended before another began
         opened, closed = min(began for began, _, _ in crew), max(ended for _, ended, _ in crew)
-    return Drained(pace.per_second(opened, closed), tuple(pace.parts(6)), cpu)
+    rate = pace.per_second(opened, closed)
+    return Drained(rate, rate * (closed - opened) / jobs, tuple(pace.parts(6)), cpu)
 
 
 def work(ground: Ground, who: Sequence[str], processes: int) -> Cpu:
@@ -163,10 +174,12 @@ def work(ground: Ground, who: Sequence[str], processes: int) -> Cpu:
     return Cpu(seconds, None if before is None or after is None else after - before)
 
 
-def per_1000(spent: Sequence[Cpu], start: Cpu, jobs: int) -> Cpu:
-    """Return the medians for a thousand jobs, without what starting and stopping alone take."""
-    mine = statistics.median(cpu.processes - start.processes for cpu in spent)
-    server = [cpu.server - start.server for cpu in spent if cpu.server is not None and start.server is not None]
+def per_1000(spent: Sequence[Cpu], start: Cpu, jobs: int, processes: int = 1) -> Cpu:
+    """Return the medians for a thousand jobs, without what starting and stopping so many processes alone take."""
+    mine = statistics.median(cpu.processes - processes * start.processes for cpu in spent)
+    server = [
+        cpu.server - processes * start.server for cpu in spent if cpu.server is not None and start.server is not None
+    ]
     return Cpu(mine * 1000 / jobs, statistics.median(server) * 1000 / jobs if server else None)
 
 

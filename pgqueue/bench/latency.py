@@ -13,7 +13,7 @@ from pgqueue.bench.ground import Ground, Say
 from pgqueue.bench.tasks import app, stamp
 
 #: What a claim and its way take beside the wait for the next poll; generous, for a machine with other things to do.
-_ALLOWANCE = 0.1  # seconds
+_ALLOWANCE = 0.25  # seconds
 _PATIENCE = 60.0  # seconds for a result
 _WARM_UP = 20  # jobs before the first that counts
 

@@ -74,7 +74,7 @@ def _(report: DrainReport) -> Page:
     if report.scaling is not None:
         rows.append(Bar("one worker", report.one_process_per_second))
         facts.append(("scaling", f"{report.scaling:g} times one process"))
-    heading = f"Drain: {report.jobs:,} jobs, {report.rounds} rounds, late ack, results stored"
+    heading = f"Drain: {report.jobs:,} jobs, {_rounds(report.rounds)}, late ack, results stored"
     return Page(heading, facts, [Plot(f"jobs per second{many}, median", rows)])
 
 
@@ -96,7 +96,7 @@ def _(report: EnqueueReport) -> Page:
         (f"ratio, {clients}", f"{report.clients_ratio:g}"),
         ("ratio, enqueue_many to COPY", f"{report.many_ratio:g}"),
     ]
-    heading = f"Enqueue: {report.rounds} rounds, {clients} in {report.processes} processes, no worker"
+    heading = f"Enqueue: {_rounds(report.rounds)}, {clients} in {report.processes} processes, no worker"
     plots = [
         Plot("one by one, a commit each, per second, median", singly),
         Plot(f"{report.jobs:,} at once, per second, median", together),
@@ -124,13 +124,13 @@ def _(report: SnapshotReport) -> Page:
     for number, (clean, held) in enumerate(zip(report.clean_sixths, report.held_sixths, strict=True), 1):
         rows += [Bar(f"{number}  clean", clean), Bar("   held", held, bold=True)]
     soon = report.recovery.seconds
-    after = "not within a minute" if soon is None else f"{soon:g} s after the release"
+    after = "not in time" if soon is None else f"{soon:g} s after the release"
     facts = [
         ("ratio, last sixth", f"{report.ratio:g}"),
-        ("normal again", f"{after} (at {report.recovery.ratio:g} of the clean pace)"),
+        ("normal again", f"{after} (at {report.recovery.ratio:g} of the clean first sixth)"),
     ]
     heading = (
-        f"Held snapshot: {report.jobs:,} jobs drained with an old snapshot held and without, {report.rounds} rounds"
+        f"Held snapshot: {report.jobs:,} jobs drained with an old snapshot held and without, {_rounds(report.rounds)}"
     )
     return Page(heading, facts, [Plot("jobs per second by sixths of the jobs", rows)])
 
@@ -160,6 +160,10 @@ def _(report: MixedReport) -> Page:
     return Page(
         heading, facts, [Plot("short tasks by wait, from the call to the first line", histogram(report.waits_ms, "ms"))]
     )
+
+
+def _rounds(count: int) -> str:
+    return f"{count} round{'s' if count > 1 else ''}"
 
 
 def _each(values: Sequence[float]) -> str:

@@ -71,15 +71,17 @@ def histogram(values: Sequence[float], unit: str) -> list[Bar]:
     >>> [(bar.label, bar.value) for bar in histogram([1.1, 1.2, 2.2], "ms")]
     [('1 to 1.25 ms', 2), ('1.25 to 1.5 ms', 0), ('1.5 to 2 ms', 0), ('2 to 2.5 ms', 1)]
     """
-    if not values:
-        return []
+    if not any(values):
+        return [Bar(f"0 {unit}", len(values))] if values else []
     least = max(min(values), max(values) / 10_000)  # a zero has no logarithm
     borders = list(_borders(least, max(values)))
     counts = [0] * (len(borders) - 1)
     for value in values:
         counts[max(0, bisect_right(borders, value) - 1)] += 1
-    spans = pairwise(borders)
-    return [Bar(f"{low:g} to {high:g} {unit}", count) for (low, high), count in zip(spans, counts, strict=True)]
+    labels = [f"{low:g} to {high:g} {unit}" for low, high in pairwise(borders)]
+    if min(values) < borders[0]:
+        labels[0] = f"below {borders[1]:g} {unit}"
+    return [Bar(label, count) for label, count in zip(labels, counts, strict=True)]
 
 
 def _borders(least: float, most: float) -> Iterator[float]:

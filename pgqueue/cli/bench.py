@@ -39,8 +39,16 @@ def _writable(ctx: click.Context, param: click.Parameter, path: Path | None) -> 
     return path
 
 
+def _store_schema(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Context).given_schema = value
+
+
 def _output(command: F) -> F:
     """Add the options that every benchmark has."""
+    # Not the one of other commands: PGQUEUE_SCHEMA names that of the user.
+    command = click.option("--schema", metavar="NAME", expose_value=False, callback=_store_schema,
+                           help="The schema to make and drop. [default: pgqueue_bench]")(command)  # fmt: skip
     svg = click.Path(path_type=Path)
     command = click.option("--svg", type=svg, metavar="FILE", callback=_writable, help="Write the plot as SVG.")(
         command
@@ -57,6 +65,7 @@ def _rounds(default: int, what: str = "Rounds; medians count.") -> Callable[[F],
 
 
 @click.group()
+@click.rich_config({"text_paragraph_linebreaks": "\n\n"})
 def bench() -> None:
     """Measure how fast pgqueue is on this machine and this database.
 
@@ -130,7 +139,7 @@ def enqueue(
 
 
 @bench.command()
-@click.option("--jobs", type=_AT_LEAST_1, metavar="N", help="Jobs.  [default: 300; 20 without notifications]")
+@click.option("--jobs", type=_AT_LEAST_1, metavar="N", help="Jobs. [default: 300; 20 without notifications]")
 @click.option("--interval", type=_ABOVE_0, default=0.02, show_default=True, metavar="S", help="Seconds between calls.")
 @click.option("--without-notifications", is_flag=True, help="A worker that only polls; calls come after a rest.")
 @_output
@@ -158,14 +167,17 @@ def latency(
 @bench.command()
 @_jobs(150_000)
 @_rounds(1)
+@click.option("--recovery", type=_ABOVE_0, default=60.0, show_default=True, metavar="S",
+              help="Longest time after the release until the pace must be normal.")  # fmt: skip
 @click.option("--live", is_flag=True, help="A producer and two workers beside a snapshot; not a drain.")
 @click.option("--seconds", type=_ABOVE_0, default=60.0, show_default=True, metavar="S", help="Length of --live.")
 @click.option("--rate", type=_ABOVE_0, default=500.0, show_default=True, metavar="N", help="Jobs per second of --live.")
 @_output
 @pass_context
 def held_snapshot(
-    context: Context, as_json: bool, svg: Path | None, jobs: int, rounds: int, live: bool, seconds: float, rate: float
-) -> None:
+    context: Context, as_json: bool, svg: Path | None, jobs: int, rounds: int, recovery: float, live: bool,
+    seconds: float, rate: float,
+) -> None:  # fmt: skip
     """Drain while another session holds an old snapshot, so that the server can remove nothing dead.
 
     A forgotten transaction, a long report or a lagging replica does that to every queue on PostgreSQL: each claim
@@ -182,7 +194,9 @@ def held_snapshot(
     from pgqueue.bench.snapshot import measure_snapshot
 
     def measure(ground: Ground, say: Say) -> Report:
-        return measure_live(ground, seconds, rate, say) if live else measure_snapshot(ground, jobs, rounds, say)
+        if live:
+            return measure_live(ground, seconds, rate, say)
+        return measure_snapshot(ground, jobs, rounds, recovery, say)
 
     _run(context, "held-snapshot", as_json, svg, measure)
 
@@ -213,10 +227,10 @@ def _run(
     context: Context, name: str, as_json: bool, svg: Path | None, measure: Callable[[Ground, Say], Report]
 ) -> None:
     """Measure on a ground of our own, then print; whatever happens, nothing is left of it."""
-    # Imported here because `--help` does without the engine and without Rich.
-    from rich.console import Console
+    # `--help` does without the engine and without Rich.
+    from rich.console import Console  # imported here
 
-    from pgqueue.bench.pages import page, show
+    from pgqueue.bench.pages import page, show  # imported here
 
     with _ground(context) as ground:
         context.say(f"{ground.words}, schema {ground.schema} (dropped at the end)")

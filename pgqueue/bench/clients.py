@@ -53,11 +53,11 @@ def bare_call() -> Iterator[Call]:
 
 
 def one_by_one(kind: str, threads: int, seconds: float) -> dict[str, float]:
-    """Enqueue singly in so many threads for so long; answer how many a second."""
+    """Enqueue singly in so many threads for so long; answer how many in all, and how many a second."""
     make = pgqueue_call if kind == "single" else bare_call
     together = threading.Barrier(threads)
 
-    def work() -> float:
+    def work() -> tuple[int, float]:
         with make() as call:
             for number in range(_WARM_UP):
                 call(number)
@@ -66,21 +66,22 @@ def one_by_one(kind: str, threads: int, seconds: float) -> dict[str, float]:
             while (passed := time.perf_counter() - started) < seconds:
                 call(count)
                 count += 1
-            return count / passed
+            return count + _WARM_UP, count / passed
 
     with ThreadPoolExecutor(threads) as pool:
-        return {"per_second": sum(future.result() for future in [pool.submit(work) for _ in range(threads)])}
+        counts, rates = zip(*pool.map(lambda _: work(), range(threads)), strict=True)
+    return {"jobs": sum(counts), "per_second": sum(rates)}
 
 
 def at_once(kind: str, jobs: int) -> dict[str, float]:
-    """Enqueue in one call, or copy the same rows; answer how many a second."""
+    """Enqueue in one call, or copy the same rows; answer how many in all, and how many a second."""
     with psycopg.connect(app.database.dsn, autocommit=True) as connection:
         started = time.perf_counter()
         if kind == "many":
             app.enqueue_many(add.s(number, 3) for number in range(jobs))
         else:
             bare_copy(connection, jobs)
-        return {"per_second": jobs / (time.perf_counter() - started)}
+        return {"jobs": jobs, "per_second": jobs / (time.perf_counter() - started)}
 
 
 def bare_copy(connection: psycopg.Connection[Any], jobs: int) -> None:
@@ -96,8 +97,9 @@ def main() -> None:
     """Serve the bench that has started this process until it closes stdin."""
     for line in sys.stdin:
         request = json.loads(line)
+        before = time.process_time()
         answer = at_once(**request) if "jobs" in request else one_by_one(**request)
-        print(json.dumps(answer), flush=True)
+        print(json.dumps({**answer, "cpu": time.process_time() - before}), flush=True)
     app.close()
 
 

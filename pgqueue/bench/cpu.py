@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,21 @@ _TOLERANCE = 2.0  # seconds between the start of a process and what the server s
 _ME = """
 select pid, extract(epoch from backend_start)::float8 from pg_stat_activity where pid = pg_backend_pid()
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """CPU seconds of our processes and of the server; None: it is not to be seen from here."""
+
+    processes: float
+    server: float | None
+
+
+def median_cpu(spent: Sequence[Cpu]) -> Cpu:
+    """Return the medians, rounded."""
+    server = [cpu.server for cpu in spent if cpu.server is not None]
+    processes = statistics.median(cpu.processes for cpu in spent)
+    return Cpu(round(processes, 4), round(statistics.median(server), 4) if server else None)
 
 
 def server_cpu(connection: psycopg.Connection[Any]) -> float | None:

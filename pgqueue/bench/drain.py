@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from pgqueue.bench.cpu import server_cpu
+from pgqueue.bench.cpu import Cpu, median_cpu, server_cpu
 from pgqueue.bench.crew import SOLO, Process
 from pgqueue.bench.figures import Pace
 from pgqueue.bench.ground import Ground, Say
@@ -35,14 +35,6 @@ select extract(epoch from finished_at)::float8, count(*)
  group by finished_at
  order by finished_at
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Cpu:
-    """CPU seconds of the processes and of the server; None: it is not to be seen from here."""
-
-    processes: float
-    server: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +104,10 @@ def measure_drain(ground: Ground, jobs: int, rounds: int, processes: int, payloa
         bare_jobs_per_second=round(median_rate(found[BARE])),
         ratio=round(statistics.median(ratios), 3),
         ratios=tuple(round(ratio, 3) for ratio in ratios),
-        worker_cpu_seconds_per_1000=round(cpu[WORKER].processes, 4),
-        server_cpu_seconds_per_1000=_round(cpu[WORKER].server),
-        bare_cpu_seconds_per_1000=round(cpu[BARE].processes, 4),
-        bare_server_cpu_seconds_per_1000=_round(cpu[BARE].server),
+        worker_cpu_seconds_per_1000=cpu[WORKER].processes,
+        server_cpu_seconds_per_1000=cpu[WORKER].server,
+        bare_cpu_seconds_per_1000=cpu[BARE].processes,
+        bare_server_cpu_seconds_per_1000=cpu[BARE].server,
         one_process_per_second=None if one is None else round(one),
         scaling=None if one is None else round(rate / one, 2),
     )
@@ -176,12 +168,11 @@ def work(ground: Ground, who: Sequence[str], processes: int) -> Cpu:
 
 def per_1000(spent: Sequence[Cpu], start: Cpu, jobs: int, processes: int = 1) -> Cpu:
     """Return the medians for a thousand jobs, without what starting and stopping so many processes alone take."""
-    mine = statistics.median(cpu.processes - processes * start.processes for cpu in spent)
-    server = [
-        cpu.server - processes * start.server for cpu in spent if cpu.server is not None and start.server is not None
-    ]
-    return Cpu(mine * 1000 / jobs, statistics.median(server) * 1000 / jobs if server else None)
 
+    def share(seconds: float | None, start: float | None) -> float | None:
+        return None if seconds is None or start is None else (seconds - processes * start) * 1000 / jobs
 
-def _round(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 4)
+    mine = (cpu.processes - processes * start.processes for cpu in spent)
+    return median_cpu(
+        [Cpu(own * 1000 / jobs, share(cpu.server, start.server)) for own, cpu in zip(mine, spent, strict=True)]
+    )

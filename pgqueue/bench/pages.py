@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
 from rich.console import Console
 from rich.text import Text
 
+from pgqueue.bench.cpu import Cpu
 from pgqueue.bench.drain import DrainReport
 from pgqueue.bench.enqueue import EnqueueReport
 from pgqueue.bench.latency import LatencyReport
@@ -95,6 +96,7 @@ def _(report: EnqueueReport) -> Page:
         ("ratio, 1 client", f"{report.single_ratio:g}"),
         (f"ratio, {clients}", f"{report.clients_ratio:g}"),
         ("ratio, enqueue_many to COPY", f"{report.many_ratio:g}"),
+        *_costs(report.cpu_seconds_per_1000),
     ]
     heading = f"Enqueue: {_rounds(report.rounds)}, {clients} in {report.processes} processes, no worker"
     plots = [
@@ -128,6 +130,7 @@ def _(report: SnapshotReport) -> Page:
     facts = [
         ("ratio, last sixth", f"{report.ratio:g}"),
         ("normal again", f"{after} (at {report.recovery.ratio:g} of the clean first sixth)"),
+        *_costs(report.cpu_seconds_per_1000),
     ]
     heading = (
         f"Held snapshot: {report.jobs:,} jobs drained with an old snapshot held and without, {_rounds(report.rounds)}"
@@ -160,6 +163,13 @@ def _(report: MixedReport) -> Page:
     return Page(
         heading, facts, [Plot("short tasks by wait, from the call to the first line", histogram(report.waits_ms, "ms"))]
     )
+
+
+def _costs(spent: Mapping[str, Cpu]) -> list[tuple[str, str]]:
+    return [
+        (f"CPU seconds per 1,000, {name.replace('_', ' ')}", f"{shown(cpu.processes)} + server {shown(cpu.server)}")
+        for name, cpu in spent.items()
+    ]
 
 
 def _rounds(count: int) -> str:

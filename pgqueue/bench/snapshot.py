@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pgqueue.bench.drain import WORKER, Drained, drain, fill, refill_and_drain
+from pgqueue.bench.cpu import Cpu
+from pgqueue.bench.drain import WORKER, Drained, drain, fill, per_1000, refill_and_drain
 from pgqueue.bench.ground import Ground, Say
 
 _NORMAL = 0.9  # of the rate without a snapshot
@@ -33,7 +34,8 @@ class Recovery:
 class SnapshotReport:
     """What `pgqueue bench held-snapshot` prints: jobs per second by sixths, medians of the rounds.
 
-    `ratio`: the last sixth with a held snapshot to the last one without, median of the rounds.
+    - `ratio`: the last sixth with a held snapshot to the last one without, median of the rounds.
+    - `cpu_seconds_per_1000`: of the worker and of the server, `clean` and `held`; the start of the worker included.
     """
 
     jobs: int
@@ -42,6 +44,7 @@ class SnapshotReport:
     held_sixths: tuple[float, ...]
     ratio: float
     recovery: Recovery
+    cpu_seconds_per_1000: dict[str, Cpu]
 
 
 @contextmanager
@@ -81,6 +84,10 @@ def measure_snapshot(ground: Ground, jobs: int, rounds: int, patience: float, sa
         held_sixths=_medians(held),
         ratio=round(statistics.median(ratios), 3),
         recovery=recovery,
+        cpu_seconds_per_1000={
+            name: per_1000([drained.cpu for drained in drains], Cpu(0.0, 0.0), jobs)
+            for name, drains in (("clean", clean), ("held", held))
+        },
     )
 
 

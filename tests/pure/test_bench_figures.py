@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from pgqueue.bench.drain import Cpu, per_1000
+from pgqueue.bench.cpu import Cpu
+from pgqueue.bench.drain import per_1000
 from pgqueue.bench.figures import Pace, percentile
 from pgqueue.bench.mixed import overlap
 from pgqueue.bench.stream import steadily

@@ -98,6 +98,6 @@ def test_the_page_of_a_polling_worker_says_whether_it_is_bounded(bounded: bool, 
     ("recovery", "words"), [(Recovery(1.5, 0.95), "1.5 s after"), (Recovery(None, 0.5), "not in time")]
 )
 def test_the_page_of_a_held_snapshot_has_its_sixths_beside_one_another(recovery: Recovery, words: str) -> None:
-    found = page(SnapshotReport(12, 1, (6, 5, 4, 3, 2, 1), (1, 2, 3, 4, 5, 6), 6.0, recovery))
+    found = page(SnapshotReport(12, 1, (6, 5, 4, 3, 2, 1), (1, 2, 3, 4, 5, 6), 6.0, recovery, {}))
     assert [row.value for row in found.plots[0].bars] == [6, 1, 5, 2, 4, 3, 3, 4, 2, 5, 1, 6]
     assert words in dict(found.facts)["normal again"]

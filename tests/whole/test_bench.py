@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue.bench.ground import _LOCK, _MARK, SCHEMA, embedded_ground, given_ground
+from pgqueue.bench.ground import _LOCK, _MARK, SCHEMA, given_ground
 from pgqueue.errors import BenchFailed
 
 _COMMAND = (sys.executable, "-m", "pgqueue", "bench")
@@ -162,12 +162,16 @@ def test_two_benches_do_not_share_a_schema(fresh_dsn: str) -> None:
     assert schemas(fresh_dsn) == set()
 
 
-def test_an_error_drops_the_schema_and_removes_the_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    with pytest.raises(ZeroDivisionError), embedded_ground(None) as ground:
-        assert schemas(ground.dsn) == {SCHEMA}
+def test_an_error_drops_the_schema_even_if_the_connection_is_gone(fresh_dsn: str) -> None:
+    with (
+        psycopg.connect(fresh_dsn, autocommit=True) as connection,
+        pytest.raises(ZeroDivisionError),
+        given_ground(connection, fresh_dsn, None, "here", print),
+    ):
+        assert schemas(fresh_dsn) == {SCHEMA}
+        connection.close()
         raise ZeroDivisionError
-    assert not list(folder.iterdir())
+    assert schemas(fresh_dsn) == set()
 
 
 @pytest.mark.parametrize(

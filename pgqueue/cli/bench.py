@@ -214,8 +214,8 @@ def mixed(context: Context, as_json: bool, svg: Path | None, seconds: float, rat
     Long tasks come one after the other, with a rest, so that one process is always free for the short ones; some of
     these are enqueued in one call with a long one. The wait of a short task is from its enqueue to its first line.
 
-    waited_for_long_ms is the longest part of such a wait during which a long task ran: a worker that keeps what it has
-    claimed behind a long task would show the length of that here.
+    waited_for_long_ms is the longest time that a short task was leased to the process that ran a long one: a worker
+    that keeps what it has claimed would show the length of a long task here. The rest of a wait is for other short ones.
     """
     # Imported here because `--help` does without the engine.
     from pgqueue.bench.mixed import measure_mixed

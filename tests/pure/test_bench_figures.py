@@ -9,7 +9,7 @@ import pytest
 from pgqueue.bench.cpu import Cpu
 from pgqueue.bench.drain import per_1000
 from pgqueue.bench.figures import Pace, percentile
-from pgqueue.bench.mixed import overlap
+from pgqueue.bench.mixed import Held
 from pgqueue.bench.stream import steadily
 from pgqueue.bench.tasks import begin
 
@@ -32,12 +32,13 @@ def test_one_acknowledgement_of_everything_has_one_pace() -> None:
     assert Pace(0.0, [(2.0, 600)]).parts(6) == pytest.approx([300] * 6)
 
 
-@pytest.mark.parametrize(
-    ("wait", "seconds"),
-    [((0.0, 1.0), 0.0), ((0.0, 2.5), 0.5), ((2.2, 2.7), 0.5), ((1.0, 9.0), 2.0), ((3.0, 6.0), 0.0), ((8.0, 7.0), 0.0)],
-)
-def test_a_wait_for_a_long_task_is_what_passed_while_one_ran(wait: tuple[float, float], seconds: float) -> None:
-    assert overlap(wait, [(2.0, 3.0), (6.0, 7.0)]) == seconds
+def test_the_time_behind_a_long_task_is_that_of_all_attempts_of_a_job() -> None:
+    held = Held()
+    assert held.longest == 0.0
+    held.look([("a", 1, 0.1), ("b", 1, 0.25)])
+    held.look([("a", 1, 0.2)])
+    held.look([("a", 2, 0.1)])
+    assert held.longest == pytest.approx(0.3)
 
 
 def test_cpu_for_a_thousand_jobs_is_without_starting_and_stopping() -> None:

@@ -215,7 +215,7 @@ def mixed(context: Context, as_json: bool, svg: Path | None, seconds: float, rat
     these are enqueued in one call with a long one. The wait of a short task is from its enqueue to its first line.
 
     waited_for_long_ms is the longest time that a short task was leased to the process that ran a long one: a worker
-    that keeps what it has claimed would show the length of a long task here. The rest of a wait is for other short ones.
+    that keeps what it has claimed would show the length of a long task here. The rest of its wait is for other ones.
     """
     # Imported here because `--help` does without the engine.
     from pgqueue.bench.mixed import measure_mixed

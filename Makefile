@@ -41,8 +41,10 @@ lint: $(INSTALLED) ## formatting, lint and types
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-bench: $(INSTALLED) ## run the benchmarks
-	$(BIN)/python -m benchmarks
+bench: $(INSTALLED) ## measure drain, enqueue and latency; `pgqueue bench` has more
+	$(BIN)/pgqueue bench drain
+	$(BIN)/pgqueue bench enqueue
+	$(BIN)/pgqueue bench latency
 
 clean: ## remove the environment and everything that tools have left
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,1 +1,1 @@
-"""Benchmarks: commands that print what they measured, beside a bare psycopg loop in the same run."""
+"""Measurements and trials for those who work on pgqueue; `pgqueue bench` has those for everybody."""

@@ -64,6 +64,14 @@ class SchemaMissing(PgQueueError):
     """The tables and functions of pgqueue are not there, or are older than this program: `pgqueue migrate`."""
 
 
+class BenchFailed(PgQueueError):
+    """A benchmark cannot go on; `details` is the end of the log of the process that is to blame."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        self.details = details
+        super().__init__(message)
+
+
 class LeaseLost(PgQueueError):
     """The lease of this attempt has passed to another worker; nothing that it writes is accepted."""
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "psql": ("pgqueue.cli.inspect:psql", "Open psql on the database."),
     "migrate": ("pgqueue.cli.migrate:migrate", "Create or upgrade the tables and functions."),
     "schema": ("pgqueue.cli.migrate:schema", "Print the SQL of all tables and functions."),
+    "bench": ("pgqueue.cli.bench:bench", "Measure how fast it is here, beside a bare psycopg loop."),
     "celery-check": ("pgqueue.cli.celery_check:celery_check", "Tell what becomes of a Celery program, word by word."),
 }
 
@@ -55,9 +56,16 @@ def _no_color(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 def _load(name: str) -> click.Command:
     module, _, attribute = COMMANDS[name][0].partition(":")
     command: click.Command = getattr(importlib.import_module(module), attribute)
+    _add_where(command)
+    return command
+
+
+def _add_where(command: click.Command) -> None:
     own = {option for param in command.params for option in param.opts}
     command.params += [option for option in _where() if own.isdisjoint(option.opts)]
-    return command
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            _add_where(inner)
 
 
 class _Commands(click.RichGroup):

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from pgqueue.app import PgQueue
@@ -67,3 +67,17 @@ def _end_with_parent(parent: int, process: WorkerProcess) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # it died before the line above
         process.stop(Stop.WARM)
+
+
+def end_with_us() -> Callable[[], None] | None:
+    """Return what a new process has to do first in order to get SIGTERM when this one dies, however that happens."""
+    if sys.platform != "linux":
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()  # found before the fork: after it we must not take a lock
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare

@@ -28,6 +28,7 @@ _ROWS = (
     {"decorators", "shared"},
     {"app", "canvas"},
     {"worker"},
+    {"bench"},
     {"cli", "web", "contrib", "testing"},
     {"__main__"},
 )

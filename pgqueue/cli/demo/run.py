@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-import signal
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psycopg
@@ -19,13 +17,13 @@ from pgqueue.cli.demo.report import Killed, Report, make_report
 from pgqueue.cli.demo.show import Show, Tally, make_show
 from pgqueue.cli.demo.tasks import app, index, source_files
 from pgqueue.cli.demo.workers import Crew, kill_one
+from pgqueue.cli.interrupting import catch_signals, ignore_signals
 from pgqueue.errors import PgQueueError
 from pgqueue.sql import rename
 
 _FAILING = 12  # files that fail in their first attempt
 _LOOK = 0.05  # seconds between two looks at the tables
 _STALLED = 30.0  # seconds without a change after which we give up
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _TALLY = """
 select (select count(*) from demo.module),
@@ -56,7 +54,7 @@ def perform(plan: Plan, console: Console) -> Report:
     started = time.monotonic()
     files, failing = _choose(plan)
     with ExitStack() as stack:
-        _catch_signals(stack)
+        catch_signals(stack)
         place = given_place(stack, plan.dsn, plan.schema) if plan.dsn else embedded_place(stack, plan.keep, plan.schema)
         crew = stack.enter_context(Crew(place, plan.workers))
         _introduce(console, place, crew, len(files))
@@ -67,7 +65,7 @@ def perform(plan: Plan, console: Console) -> Report:
         crew.stop()  # before the count, which would else miss a late writer
         seconds = time.monotonic() - started
         report = make_report(connection, place.schema, files, killed, plan.workers, len(failing), seconds)
-        _ignore_signals()  # cleaning up is not to be interrupted
+        ignore_signals()  # cleaning up is not to be interrupted
     return report
 
 
@@ -117,22 +115,3 @@ def _watch(connection: psycopg.Connection[Any], schema: str, crew: Crew, total: 
             show.say(f"Worker process {killed.pid} is killed (SIGKILL) with {killed.load} in its hands.")
         crew.check(stalled=time.monotonic() - moved > _STALLED)
         time.sleep(_LOOK)
-
-
-def _catch_signals(stack: ExitStack) -> None:
-    """Let the first signal that asks for the end unwind the stack, and further ones not disturb that."""
-    for number in _SIGNALS:
-        before = signal.getsignal(number)
-        if before != signal.SIG_IGN:  # as under nohup
-            stack.callback(signal.signal, number, before)
-            signal.signal(number, _unwind)
-
-
-def _unwind(number: int, frame: FrameType | None) -> None:
-    _ignore_signals()
-    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-
-
-def _ignore_signals() -> None:
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

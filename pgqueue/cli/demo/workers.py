@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from typing import Any, Self
 
 import psycopg
@@ -18,12 +16,12 @@ from pgqueue.cli.demo.place import Place
 from pgqueue.cli.demo.report import Killed
 from pgqueue.errors import PgQueueError
 from pgqueue.sql import rename
+from pgqueue.worker.child import end_with_us
 from pgqueue.worker.liveness import boot_identity
 
 _GRACE = 2  # seconds for running tasks, which take milliseconds, to end
 _FORCE = 10  # seconds after which the workers are ended by force
 _SETTLING = 0.02  # seconds for statements that a stopped worker has sent off to end
-_PR_SET_PDEATHSIG = 1
 
 _VICTIMS = "select id::text, pid from pgqueue.worker where boot = %s order by id"
 
@@ -69,7 +67,7 @@ class Crew:
             env=self._environ,
             cwd="/",  # a worker looks for modules where it stands: no select.py of the user's
             process_group=0,  # Ctrl-C is for us, who then stop them
-            preexec_fn=_end_with_us(),
+            preexec_fn=end_with_us(),
         )
         return self
 
@@ -123,17 +121,3 @@ def kill_one(connection: psycopg.Connection[Any], schema: str) -> Killed | None:
         finally:
             os.kill(pid, fate)
     return None
-
-
-def _end_with_us() -> Callable[[], None] | None:
-    """Return what a new process has to do first in order to get SIGTERM when this one dies, however that happens."""
-    if sys.platform != "linux":
-        return None
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()  # found before the fork: after it we must not take a lock
-
-    def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return prepare

@@ -10,7 +10,7 @@ LARGEST_CLAIM = 500
 #: Most jobs that wait for a slot of one process: a batch that runs, and the next.
 MOST_AHEAD = 2 * LARGEST_CLAIM
 #: Seconds that a claimed job may wait for a slot before it is handed back, so that a long task holds up no other.
-STALLED = 0.2
+STALLED = 0.15
 #: Seconds that an outcome waits at most for others to be acknowledged with.
 ACK_WAIT = 0.005
 #: Most outcomes of one acknowledgement.
@@ -129,7 +129,7 @@ def average(before: float | None, runtimes: list[float]) -> float | None:
         if before is None or runtime > before * 10:
             before = runtime
         else:
-            before += (runtime - before) / 16
+            before += (runtime - before) / 4  # a long one is forgotten after some twenty short ones
     return before
 
 

@@ -6,10 +6,10 @@ Only the standard library is imported here: this runs in the environments of the
 from __future__ import annotations
 
 import functools
-import itertools
 import mmap
 import os
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,29 +20,30 @@ _CAPACITY = 1 << 21  # records a process; the file is sparse
 
 
 class Notebook:
-    """Where one process writes; threads need no lock, as each takes a slot of its own."""
+    """Where one thread of one process writes."""
 
     def __init__(self, path: Path) -> None:
         with path.open("wb") as file:
             file.truncate(_CAPACITY * _RECORD.size)
         with path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), 0)
-        self._slots = itertools.count()
+        self._place = 0
 
     def add(self, number: int) -> None:
         """Write down that something happened to this job now."""
         now = time.monotonic()
-        _RECORD.pack_into(self._memory, next(self._slots) * _RECORD.size, number + 1, now)
+        _RECORD.pack_into(self._memory, self._place, number + 1, now)
+        self._place += _RECORD.size
 
 
 @functools.cache
-def _notebook(process: int) -> Notebook:
-    return Notebook(Path(os.environ["PEERS_FOLDER"]) / f"starts.{process}")
+def _notebook(process: int, thread: int) -> Notebook:
+    return Notebook(Path(os.environ["PEERS_FOLDER"]) / f"starts.{process}.{thread}")
 
 
 def started(number: int) -> None:
     """The first line of every task."""
-    _notebook(os.getpid()).add(number)
+    _notebook(os.getpid(), threading.get_ident()).add(number)
 
 
 class Reader:

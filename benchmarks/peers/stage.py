@@ -113,16 +113,22 @@ class Run:
         return self._answer(self._controller)
 
     def workers(self, count: int) -> None:
-        """Start so many worker processes, and let them begin together."""
+        """Start so many worker processes, and wait until they are ready; `open` lets them begin."""
         self._crew = [self._start("work") for _ in range(count)]
-        self._together(self._crew)
+        self._ready(self._crew)
+
+    def open(self) -> float:
+        """Let all that are ready begin; return when that was."""
+        (self.folder / "open").touch()
+        return time.monotonic()
 
     def producers(self, count: int, seconds: float, every: float = 0.0, limit: int = 1 << 30) -> list[Process]:
         """Start so many producers, and let them begin together."""
         started = [
             self._start("produce", str(k * 10_000_000), str(seconds), str(every), str(limit)) for k in range(count)
         ]
-        self._together(started)
+        self._ready(started)
+        self.open()
         return started
 
     def produced(self, producers: list[Process]) -> tuple[int, float]:
@@ -184,11 +190,10 @@ class Run:
         self._processes.append(process)
         return process
 
-    def _together(self, processes: list[Process]) -> None:
+    def _ready(self, processes: list[Process]) -> None:
         for process in processes:
             # What stands before Python in the same process keeps its pid, so this is the one that says so.
             self.wait((self.folder / f"ready.{process.pid}").exists, "a process is ready")
-        (self.folder / "open").touch()
 
     def _answer(self, process: Process) -> Any:
         assert process.stdout is not None

@@ -47,7 +47,7 @@ PEERS = (
     Peer(
         "pgqueuer", "PgQueuer, large batches", "pgqueuer", stores=False, share=0.5, held=1.0, live=500,
         requirements=("pgqueuer[asyncpg]==1.6.0", "asyncpg==0.32.0", "uvloop==0.23.0"),
-        configuration="asyncpg and uvloop, `batch_size=500` (its performance guide); no results",
+        configuration="asyncpg and uvloop, `batch_size=2000` (its performance guide); no results",
     ),
     Peer(
         "pgqueuer-default", "PgQueuer, default", "pgqueuer", mode="default", stores=False, share=0.2,
@@ -67,7 +67,7 @@ PEERS = (
     Peer(
         "saq", "SAQ on PostgreSQL", "saq", stores=True, share=0.04,
         requirements=("saq[postgres]==0.26.4", "psycopg[binary,pool]==3.3.9"),
-        configuration="`concurrency=20`, results kept for its default of 600 s",
+        configuration="`concurrency=50`, results kept for its default of 600 s",
     ),
     Peer(
         "procrastinate", "Procrastinate", "procrastinate", stores=False, share=0.04, held=0.2, live=200,

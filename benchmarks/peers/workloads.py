@@ -21,7 +21,7 @@ _LATE = 30.0  # seconds that jobs of the live measurement get after the last cal
 
 
 def drain(stage: Stage, peer: Peer, jobs: int, workers: int, *, held: bool = False) -> Figures:
-    """Drain so many waiting jobs, from the first line of the first task until the system says that all have ended.
+    """Drain so many waiting jobs, from the moment when ready workers may claim until the system says that all ended.
 
     - `held`: another session holds a REPEATABLE READ snapshot older than the jobs.
     """
@@ -31,15 +31,15 @@ def drain(stage: Stage, peer: Peer, jobs: int, workers: int, *, held: bool = Fal
         filled = time.monotonic() - began
         run.settle()
         run.workers(workers)
-        before = run.cpu()
+        before, opened = run.cpu(), run.open()
         run.wait(lambda: run.starts.count() >= jobs, f"{jobs} jobs have started", run.starts.count)
         run.wait(lambda: _all_ended(run, jobs), f"{jobs} jobs have ended")
         end, after = time.monotonic(), run.cpu()
         times = check(run, range(jobs))
         return {
             "jobs": jobs,
-            "per_second": jobs / (end - times[0]),
-            "sixths": sixths(times),
+            "per_second": jobs / (end - opened),
+            "sixths": sixths([opened, *times]),
             "bulk_per_second": jobs / filled if at_once else None,
             "worker_cpu": (after[0] - before[0]) / jobs * 1000,
             "server_cpu": (after[1] - before[1]) / jobs * 1000,
@@ -61,6 +61,7 @@ def latency(stage: Stage, peer: Peer, calls: int, every: float = 0.02) -> Figure
     """Enqueue for an idle worker, one job at a time; return milliseconds from before the call to the task."""
     with stage.run(peer) as run:
         run.workers(1)
+        run.open()
         time.sleep(1.0)  # it is idle by then
         run.produced(run.producers(1, 3600, every, calls))
         run.wait(lambda: run.starts.count() >= calls, f"{calls} jobs have started", run.starts.count)
@@ -78,6 +79,7 @@ def live(stage: Stage, peer: Peer, seconds: float) -> Figures:
     lead = min(30.0, max(5.0, seconds / 6))
     with stage.run(peer) as run:
         run.workers(2)
+        run.open()
         time.sleep(1.0)
         producers = run.producers(1, seconds + 2 * lead, 1 / peer.live)
         time.sleep(lead)
@@ -135,7 +137,7 @@ def _all_ended(run: Run, jobs: int) -> bool:
 
 
 def sixths(times: Sequence[float]) -> list[float]:
-    """Return jobs a second in each sixth of the jobs, from the sorted times of their starts."""
+    """Return jobs a second in each sixth of the jobs, from when they could start and the sorted times of their starts."""
     last = len(times) - 1
     edges = [times[last * part // 6] for part in range(7)]
     return [last / 6 / max(end - begin, 1e-9) for begin, end in pairwise(edges)]

@@ -20,13 +20,13 @@ _CHUNK = 5_000  # jobs of one call of `enqueue` with lists
 
 
 class System:
-    """`best`: uvloop and batches of 500; `default`: asyncio and batches of 10."""
+    """`best`: uvloop and batches of 2,000; `default`: asyncio and batches of 10."""
 
     packages = ("pgqueuer", "asyncpg", "uvloop")
 
     def __init__(self, mode: str, dsn: str) -> None:
         self._dsn = dsn
-        self._batch = 500 if mode == "best" else 10
+        self._batch = 2_000 if mode == "best" else 10
         self.loop: Loop = uvloop.new_event_loop if mode == "best" else None
 
     async def open(self) -> None:

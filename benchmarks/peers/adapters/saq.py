@@ -13,7 +13,7 @@ from saq.queue.postgres import PostgresQueue
 from benchmarks.peers.adapter import Loop, gate
 from benchmarks.peers.notes import started
 
-_CONCURRENCY = 20
+_CONCURRENCY = 50
 
 
 async def add(context: object, *, x: int, y: int) -> int:

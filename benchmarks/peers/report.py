@@ -28,10 +28,10 @@ def page(found: Figures) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-_DRAIN = """No-op tasks are waiting: two small integers in, their sum out. The clock runs from the first line of the
-first task until the system itself says that all have ended. Each drain stands right behind one of the bare loop; the
-ratio is the median of these pairs (and their range), which is what can be compared: absolute figures drift with the
-machine.
+_DRAIN = """No-op tasks are waiting: two small integers in, their sum out. The clock runs from the moment
+when workers that are ready may claim until the system itself says that all have ended. Each drain stands right behind
+one of the bare loop; the ratio is the median of these pairs (and their range), which is what can be compared: absolute
+figures drift with the machine.
 
 ![Drain, of the bare loop](benchmarks-drain.svg)"""
 _COST = "User and system seconds for 1,000 jobs of the same drains, one worker process."

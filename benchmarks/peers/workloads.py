@@ -137,7 +137,7 @@ def _all_ended(run: Run, jobs: int) -> bool:
 
 
 def sixths(times: Sequence[float]) -> list[float]:
-    """Return jobs a second in each sixth of the jobs, from when they could start and the sorted times of their starts."""
+    """Return jobs a second in each sixth of the jobs, from the times of their starts, sorted."""
     last = len(times) - 1
     edges = [times[last * part // 6] for part in range(7)]
     return [last / 6 / max(end - begin, 1e-9) for begin, end in pairwise(edges)]

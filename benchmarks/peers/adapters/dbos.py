@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 
 import sqlalchemy
 from dbos import DBOS, DBOSClient
@@ -45,7 +46,8 @@ class System:
     def _prepare(self) -> None:
         self._configure()
         DBOS.launch()
-        DBOS.register_queue("peers", polling_interval_sec=_POLL)
+        # Closed: workers poll it and take nothing. Queues can be changed while they run.
+        DBOS.register_queue("peers", polling_interval_sec=_POLL, worker_concurrency=0)
         DBOS.destroy()
 
     def _configure(self) -> None:
@@ -84,7 +86,10 @@ class System:
         # Before any thread is there: all inherit that the signal waits for `sigwait`.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         self._configure()
-        gate()
         DBOS.launch()
+        time.sleep(1.0)  # its thread for the queue is there by then
+        gate()
+        queue = DBOS.retrieve_queue("peers")
+        queue.set_worker_concurrency(None)
         signal.sigwait({signal.SIGTERM})
         os._exit(0)

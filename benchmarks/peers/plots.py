@@ -14,6 +14,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from benchmarks.peers import report
 
@@ -62,7 +63,7 @@ def live(systems: list[dict[str, Any]]) -> Figure:
         found = system["live"]
         at = [point["at"] for point in found["points"]]
         above.plot(at, [_gap(point["p99"]) for point in found["points"]], color=color,
-                   label=f"{_label(system)}, {found['rate']} jobs/s: p99")  # fmt: skip
+                   label=f"{_label(system)}, {report.count(found['rate'])} jobs/s: p99")  # fmt: skip
         above.plot(at, [_gap(point["p50"]) for point in found["points"]], color=color, linestyle=":", label="p50")
         below.plot(at, [point["backlog"] for point in found["points"]], color=color)
     for axes, name in ((above, "call to start, ms"), (below, "backlog, jobs")):
@@ -70,9 +71,12 @@ def live(systems: list[dict[str, Any]]) -> Figure:
         axes.set_ylabel(name)
         axes.spines[["top", "right"]].set_visible(False)
     above.set_yscale("log")
+    above.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    above.yaxis.set_minor_formatter(StrMethodFormatter(""))
     below.set_yscale("symlog", linthresh=10)
-    below.set_ylim(bottom=0)
-    above.legend(frameon=False, fontsize="small", ncols=max(1, len(there)))
+    below.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    below.set_ylim(0, max(100, *(point["backlog"] for system in there for point in system["live"]["points"])) * 1.2)
+    figure.legend(frameon=False, fontsize="small", loc="outside upper center", ncols=2)
     below.set_xlabel("seconds; the snapshot is held where it is shaded")
     return figure
 

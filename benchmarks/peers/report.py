@@ -43,9 +43,9 @@ _HELD = """One worker drains while another session holds a REPEATABLE READ snaps
 nothing dead can be cleaned away. Jobs a second in each sixth of the jobs.
 
 ![Draining while a snapshot is held](benchmarks-held.svg)"""
-_LIVE = """A producer enqueues singly at a rate that the system can follow, two worker processes run, and a snapshot is
-held in the time between. Latency from the call to the first line of the task, before the snapshot and in its last
-interval; the backlog is what had been enqueued and not started at its end.
+_LIVE = """Producers, one for each 250 jobs a second, enqueue singly at a rate that the system can follow; two worker
+processes run, and a snapshot is held in the time between. Latency from the call to the first line of the task, before
+the snapshot and in its last interval; the backlog is what had been enqueued and not started at its end.
 
 ![Latency and backlog beside a held snapshot](benchmarks-live.svg)"""
 
@@ -133,7 +133,8 @@ def live_table(systems: Sequence[Figures]) -> str:
         rows.append(
             (
                 system["title"],
-                f"{found['rate']:,}",
+                f"{found['asked']:,}",
+                count(found["rate"]),
                 f"{found['held_to'] - found['held_from']:,.0f} s",
                 f"{_typical(before, 'p50')} / {_typical(before, 'p99')}",
                 f"{_typical(during[-1:], 'p50')} / {_typical(during[-1:], 'p99')}",
@@ -141,7 +142,8 @@ def live_table(systems: Sequence[Figures]) -> str:
             )
         )
     return table(
-        ("system", "jobs/s asked", "held for", "p50 / p99 before, ms", "p50 / p99 at the end, ms", "backlog"), rows
+        ("system", "jobs/s asked", "jobs/s", "held for", "p50 / p99 before, ms", "p50 / p99 at the end, ms", "backlog"),
+        rows,
     )
 
 
@@ -162,12 +164,16 @@ def ratio(system: Figures) -> float:
 
 def version(system: Figures) -> str:
     """Return the version of the system itself, the first of its packages."""
-    return next(map(str, system.get("versions", {"": "?"}).values()))
+    return next(iter(_versions(system).values()), "?")
 
 
 def measured(systems: Iterable[Figures], workload: str) -> list[Figures]:
     """Return the systems that have figures of a workload."""
     return [system for system in systems if workload in system and "error" not in system[workload]]
+
+
+def _versions(system: Figures) -> dict[str, str]:
+    return {} if "error" in system["versions"] else system["versions"]
 
 
 def _ratios(system: Figures) -> list[float]:
@@ -235,7 +241,7 @@ exactly once, and where results are stored that all of them are."""
 
 def _configurations(systems: Sequence[Figures]) -> str:
     rows = [
-        (system["title"], ", ".join(f"{name} {v}" for name, v in system.get("versions", {}).items()) or "?",
+        (system["title"], ", ".join(f"{name} {v}" for name, v in _versions(system).items()) or "?",
          system["configuration"])
         for system in systems
     ]  # fmt: skip

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,7 @@ SETTINGS = {"max_connections": "200", "shared_buffers": "512MB"}
 _ROOT = Path(__file__).parents[2]
 _PATIENCE = 60.0  # seconds without any progress
 _STOP = 5.0  # seconds from SIGTERM to SIGKILL
+_HUNG = 300.0  # seconds for one command, the longest of which fills a slow queue
 
 
 class Stage:
@@ -110,7 +112,7 @@ class Run:
         """Have the controlling process call a method of the adapter; return its answer."""
         assert self._controller.stdin is not None
         print(command, *numbers, file=self._controller.stdin, flush=True)
-        return self._answer(self._controller)
+        return self._answer(self._controller, _HUNG)
 
     def workers(self, count: int) -> None:
         """Start so many worker processes, and wait until they are ready; `open` lets them begin."""
@@ -131,9 +133,9 @@ class Run:
         self.open()
         return started
 
-    def produced(self, producers: list[Process]) -> tuple[int, float]:
-        """Wait for producers; return how many jobs they enqueued, and jobs a second."""
-        answers = [self._answer(process) for process in producers]
+    def produced(self, producers: list[Process], seconds: float = 0.0) -> tuple[int, float]:
+        """Wait for producers, which need so many seconds; return how many jobs they enqueued, and jobs a second."""
+        answers = [self._answer(process, seconds + _HUNG) for process in producers]
         return sum(a["jobs"] for a in answers), sum(a["jobs"] / a["seconds"] for a in answers)
 
     def settle(self) -> None:
@@ -195,11 +197,16 @@ class Run:
             # What stands before Python in the same process keeps its pid, so this is the one that says so.
             self.wait((self.folder / f"ready.{process.pid}").exists, "a process is ready")
 
-    def _answer(self, process: Process) -> Any:
+    def _answer(self, process: Process, limit: float) -> Any:
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("PEERS "):
-                return json.loads(line.removeprefix("PEERS "))
+        hung = threading.Timer(limit, process.kill)
+        hung.start()
+        try:
+            for line in process.stdout:
+                if line.startswith("PEERS "):
+                    return json.loads(line.removeprefix("PEERS "))
+        finally:
+            hung.cancel()
         raise RuntimeError(f"a process ended with {process.wait()}: {self._log(process)}")
 
     def _log(self, process: Process) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -51,7 +52,7 @@ def enqueue(stage: Stage, peer: Peer, seconds: float) -> Figures:
     found: Figures = {}
     for clients, name in ((1, "single"), (8, "eight")):
         with stage.run(peer) as run:
-            jobs, found[name] = run.produced(run.producers(clients, seconds))
+            jobs, found[name] = run.produced(run.producers(clients, seconds), seconds)
             if (stored := run.ask("left")) != jobs:
                 raise RuntimeError(f"{jobs} jobs were enqueued and {stored} are there")
     return found
@@ -63,7 +64,7 @@ def latency(stage: Stage, peer: Peer, calls: int, every: float = 0.02) -> Figure
         run.workers(1)
         run.open()
         time.sleep(1.0)  # it is idle by then
-        run.produced(run.producers(1, 3600, every, calls))
+        run.produced(run.producers(1, 3600, every, calls), calls * every)
         run.wait(lambda: run.starts.count() >= calls, f"{calls} jobs have started", run.starts.count)
         check(run, range(calls))
         asked = dict(run.calls.records())
@@ -72,7 +73,7 @@ def latency(stage: Stage, peer: Peer, calls: int, every: float = 0.02) -> Figure
 
 
 def live(stage: Stage, peer: Peer, seconds: float) -> Figures:
-    """A producer, two workers, and a snapshot that is held for so many seconds after a while without.
+    """Producers, two workers, and a snapshot that is held for so many seconds after a while without.
 
     Returns points over time: seconds since the first call, latency in milliseconds, jobs called and not started.
     """
@@ -81,19 +82,23 @@ def live(stage: Stage, peer: Peer, seconds: float) -> Figures:
         run.workers(2)
         run.open()
         time.sleep(1.0)
-        producers = run.producers(1, seconds + 2 * lead, 1 / peer.live)
+        count = math.ceil(peer.live / 250)  # one alone could not keep up with a slow commit
+        producers = run.producers(count, seconds + 2 * lead, count / peer.live)
         time.sleep(lead)
         with snapshot(run.dsn):
             time.sleep(seconds)
-        jobs, _ = run.produced(producers)
+        jobs, rate = run.produced(producers, 2 * lead)
         deadline = time.monotonic() + _LATE
         while run.starts.count() < jobs and time.monotonic() < deadline:
             time.sleep(0.05)
         asked = dict(run.calls.records())
         starts = dict(run.starts.records())
+        if (again := run.starts.count() - len(starts)) > 0:
+            raise RuntimeError(f"{again} jobs ran again")
         begin = min(asked.values())
         return {
-            "rate": peer.live,
+            "asked": peer.live,
+            "rate": rate,
             "held_from": lead,
             "held_to": lead + seconds,
             "jobs": jobs,

@@ -71,6 +71,7 @@ def live(systems: list[dict[str, Any]]) -> Figure:
         axes.set_ylabel(name)
         axes.spines[["top", "right"]].set_visible(False)
     above.set_yscale("log")
+    above.set_ylim(bottom=1)
     above.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     above.yaxis.set_minor_formatter(StrMethodFormatter(""))
     below.set_yscale("symlog", linthresh=10)

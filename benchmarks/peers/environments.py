@@ -25,6 +25,8 @@ def installed(place: Path, requirements: tuple[str, ...]) -> Path:
         command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
         ended = subprocess.run(command, capture_output=True, text=True)
         if ended.returncode:
-            raise RuntimeError(f"pip cannot install {wanted.replace(chr(10), ', ')}: {ended.stderr.strip()[-500:]}")
+            raise RuntimeError(
+                f"pip cannot install {wanted.replace(chr(10), ', ')}: {ended.stderr.strip().splitlines()[-1]}"
+            )
         done.write_text(wanted)
     return python.absolute()

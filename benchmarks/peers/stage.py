@@ -211,7 +211,7 @@ class Run:
 
     def _log(self, process: Process) -> str:
         lines = (self.folder / f"log.{self._processes.index(process)}").read_text(errors="replace").split("\n")
-        return " / ".join(line.strip() for line in lines if line.strip())[-400:]
+        return " / ".join([line.strip() for line in lines if line.strip()][-2:])[:400]
 
 
 def wait(question: Callable[[], bool], what: str, progress: Callable[[], object] = lambda: None) -> None:

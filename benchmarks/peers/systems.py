@@ -57,7 +57,8 @@ PEERS = (
     Peer(
         "chancy", "Chancy", "chancy", stores=False, share=0.1, held=0.5,
         requirements=("chancy==0.26.0", "psycopg[binary,pool]==3.3.9"),
-        configuration="asyncio executor, `concurrency=500`, `eager_polling`, `polling_interval=1`, ended jobs written every 0.1 s; no results",
+        configuration="asyncio executor, `concurrency=500`, `eager_polling`, `polling_interval=1`, ended jobs written "
+        "every 0.1 s; no results",
     ),
     Peer(
         "dbos", "DBOS", "dbos", stores=True, share=0.08,

@@ -101,7 +101,7 @@ def machine(stage: Stage) -> Figures:
         "cpu": model[0].partition(": ")[2] if model else platform.processor(),
         "cores": os.cpu_count(),
         "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "postgresql": stage.query("show server_version"),
         "settings": {name: stage.query(f"show {name}") for name in _SHOWN},

@@ -19,7 +19,7 @@ from matplotlib.ticker import StrMethodFormatter
 from benchmarks.peers import report
 
 _OURS, _OTHERS = "#336791", "#b8c4ce"
-_LINES = ("#336791", "#d9822b", "#7a7f87")
+_LINES = (_OURS, "#d9822b", "#7a7f87", "#5b9a68", "#a05195", "#c8a13a")  # ours first
 
 
 def drain(systems: list[dict[str, Any]]) -> Figure:
@@ -41,10 +41,10 @@ def held(systems: list[dict[str, Any]]) -> Figure:
     """Lines: the rate of each sixth as a part of the first one's."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    for system in report.measured(systems, "held"):
+    for system, color in zip(_ours_first(report.measured(systems, "held")), _LINES, strict=False):
         rates = system["held"]["sixths"]
         ours = system["name"] == "pgqueue"
-        axes.plot(range(1, 7), [rate / rates[0] for rate in rates], marker="o", label=_label(system),
+        axes.plot(range(1, 7), [rate / rates[0] for rate in rates], marker="o", label=_label(system), color=color,
                   linewidth=2.5 if ours else 1.2, zorder=3 if ours else 2)  # fmt: skip
     axes.set_ylim(bottom=0)
     axes.set_xlabel("sixth of the jobs")
@@ -56,7 +56,7 @@ def held(systems: list[dict[str, Any]]) -> Figure:
 
 def live(systems: list[dict[str, Any]]) -> Figure:
     """Two panels over time: latency (p50 and p99) and backlog; the time of the snapshot is shaded."""
-    there = report.measured(systems, "live")
+    there = _ours_first(report.measured(systems, "live"))
     figure = Figure(figsize=(8, 5.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     for system, color in zip(there, _LINES, strict=False):
@@ -83,7 +83,11 @@ def live(systems: list[dict[str, Any]]) -> Figure:
 
 
 def _label(system: dict[str, Any]) -> str:
-    return f"{system['title']} {report.version(system)}"
+    return str(system["title"]) if system["name"] == "bare" else f"{system['title']} {report.version(system)}"
+
+
+def _ours_first(systems: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(systems, key=lambda system: system["name"] != "pgqueue")
 
 
 def _gap(value: float | None) -> float:

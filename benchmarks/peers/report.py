@@ -40,7 +40,7 @@ call for many jobs, where the system has one: the filling of the queue for the d
 _LATENCY = """One job every 20 ms for one idle worker, milliseconds from just before the call to the first line of the
 task."""
 _HELD = """One worker drains while another session holds a REPEATABLE READ snapshot that is older than the jobs, so that
-nothing dead can be cleaned away. Jobs a second in each sixth of the jobs.
+nothing dead can be cleaned away. Jobs started a second in each sixth of the jobs, from the first start on.
 
 ![Draining while a snapshot is held](benchmarks-held.svg)"""
 _LIVE = """Producers, one for each 250 jobs a second, enqueue singly at a rate that the system can follow; two worker
@@ -219,6 +219,7 @@ def _section(
 def _head(found: Figures) -> str:
     machine = found["machine"]
     settings = ", ".join(f"{name} {value}" for name, value in machine["settings"].items())
+    rounds = "one round" if found["rounds"] == 1 else f"{found['rounds']} rounds"
     return f"""# pgqueue beside its alternatives
 
 Made by `{found["command"]}` on {found["date"]}, in {found["minutes"]:.0f} minutes; the raw figures are in
@@ -231,8 +232,9 @@ Made by `{found["command"]}` on {found["date"]}, in {found["minutes"]:.0f} minut
 ```
 
 {machine["cpu"]}, {machine["cores"]} cores, {machine["memory_gib"]:.0f} GiB, {machine["system"]},
-Python {machine["python"]}. PostgreSQL {machine["postgresql"]}: {settings}, everything else default. TCP loopback,
-server and workers on the same cores, one system at a time, {found["rounds"]} rounds. The load of the machine was
+Python {machine["python"]}. PostgreSQL {machine["postgresql"]}:
+{settings}, everything else default.
+TCP loopback, server and workers on the same cores, one system at a time, {rounds}. The load of the machine was
 {machine["load"]:.1f} before it began.
 
 The bare loop is what psycopg can do with two tables: the yardstick. Every measurement checks that each job ran

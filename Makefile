@@ -47,7 +47,7 @@ bench: $(INSTALLED) ## measure drain, enqueue and latency; `pgqueue bench` has m
 	$(BIN)/pgqueue bench latency
 
 clean: ## remove the environment and everything that tools have left
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Written last, so that an interrupted installation is repeated; older than pyproject.toml, it is repeated too.

@@ -380,9 +380,9 @@ def job_json(job: NewJob) -> str:
 
 def outcome_json(ended: Ended) -> str:
     """Return one outcome as `finish` takes it: one line per kind, and nothing else may be sent."""
-    claim, outcome = ended.claim, ended.outcome
-    head = f'{{"id":"{claim.id}","attempt":{claim.attempt},"runtime":{ended.runtime:.6f}'
-    if not ended.keep:
+    claim, outcome, runtime, keep, _ = ended
+    head = f'{{"id":"{claim.id}","attempt":{claim.attempt},"runtime":{runtime:.6f}'
+    if not keep:
         head += ',"keep":false'
     match outcome:
         case Succeeded(value):

@@ -48,13 +48,13 @@ def prepare(task: Traced, claim: Claim, where: Where, transactor: Transactor | N
     except BaseException as error:  # whatever is wrong with a row, or a validator raises, is never the worker's end
         context = _context(task, claim, where, args, kwargs) if readable else _context(task, claim, where, [], {})
         return Refusal(Failed(report(error)), context, error, readable)
-    return _context(task, claim, where, given, named, transactor)
-
-
-def _context(
-    task: Traced, claim: Claim, where: Where, args: object, kwargs: object, transactor: Transactor | None = None
-) -> Context:
     return Context(
-        task.name, claim, args, kwargs, where.hostname, transactor,  # type: ignore[arg-type]
+        task.name, claim, given, named, where.hostname, transactor, None, where.worker, task.options, where.is_eager
+    )
+
+
+def _context(task: Traced, claim: Claim, where: Where, args: object, kwargs: object) -> Context:
+    return Context(
+        task.name, claim, args, kwargs, where.hostname,  # type: ignore[arg-type]
         worker=where.worker, options=task.options, is_eager=where.is_eager,
     )  # fmt: skip

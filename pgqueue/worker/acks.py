@@ -93,7 +93,7 @@ class Acks:
     def _tell(self, batch: list[Ended], refused: list[str]) -> None:
         for ended in batch:
             self._forget(ended.claim)
-            acked = ended.claim.id not in refused
+            acked = not refused or ended.claim.id not in refused
             journal.tell(ended, acked)
             if ended.told is not None:
                 ended.told(ended.outcome, acked)

@@ -22,7 +22,7 @@ from pgqueue.errors import DatabaseUnavailable, LeaseLost, PgQueueError, Unknown
 from pgqueue.signals import task_received, task_unknown
 from pgqueue.statements import Ended, Statement
 from pgqueue.tracer import Context
-from pgqueue.types import Claim, ErrorReport, Failed, Ignored, Released
+from pgqueue.types import Claim, ErrorReport, Failed, Ignored, Released, Succeeded
 from pgqueue.worker import journal
 from pgqueue.worker.acks import Acks
 from pgqueue.worker.board import (
@@ -259,10 +259,13 @@ class IOThread(threading.Thread):
     def _collect(self) -> bool:
         """Take what the slots have reported; return whether there was anything."""
         runtimes = []
+        take, waiting = self._ended.popleft, self._acks.waiting.append
         while self._ended:
-            ended, acked = self._ended.popleft()
+            ended, acked = take()
             runtimes.append(ended.runtime)
-            self._tasks_ended += 1
+            if acked is None and type(ended.outcome) is Succeeded:
+                waiting(ended)
+                continue
             if isinstance(ended.outcome, Released):
                 ended = self._interrupted(ended, ended.outcome)
             elif isinstance(ended.outcome, Failed) and ended.outcome.error.type == "MemoryError":
@@ -275,6 +278,7 @@ class IOThread(threading.Thread):
                 journal.tell(ended, acked)
                 if ended.told is not None:
                     ended.told(ended.outcome, acked)
+        self._tasks_ended += len(runtimes)
         self._demand.ended(runtimes)
         return bool(runtimes)
 
@@ -374,11 +378,12 @@ class IOThread(threading.Thread):
         self._make_room = False
         self._alone = bool(claims) and claims[0].crashes > 0
         known = []
+        held, tasks = self._held, self._app.tasks
         for claim in claims:
-            self._held[claim.id] = claim
+            held[claim.id] = claim
             if claim.succeeded:
                 self._acks.waiting.append(Ended(claim, Ignored(), keep=False))
-            elif claim.task in self._app.tasks:
+            elif claim.task in tasks:
                 known.append(claim)
                 if task_received.receivers:
                     task = self._app.tasks[claim.task]

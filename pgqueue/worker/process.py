@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import os
@@ -83,12 +84,14 @@ class WorkerProcess:
         random.seed()  # forked siblings would jitter in step
         before = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH)
+        gc.freeze()  # what is there now stays: no collection has to walk over it any more
         try:
             if self._options.pool == "asyncio":
                 asyncio.run(self._run_loop())
             else:
                 self._run_threads()
         finally:
+            gc.unfreeze()
             sys.setswitchinterval(before)
         code = self._io_thread().exit_code
         self._board.parting = code

@@ -10,8 +10,8 @@ import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from datetime import timedelta, tzinfo
+from functools import partial
 from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
 
 from pgqueue.calling import NamedTask, leaves_trail
@@ -560,7 +560,8 @@ class PgQueue:
         jobs = announce(jobs)
         if connection is not None:
             return told(jobs, enqueue_on(connection, statements.enqueue(jobs, durable=False)))
-        return told(jobs, self.database.run(statements.enqueue(jobs, durable=True), _once_more(statements, jobs)))
+        again = partial(_once_more, statements, jobs)
+        return told(jobs, self.database.run(statements.enqueue(jobs, durable=True), again))
 
     async def _aenqueue(self, jobs: Sequence[NewJob], connection: object) -> Sequence[Enqueued]:
         if not jobs:
@@ -569,7 +570,8 @@ class PgQueue:
         jobs = announce(jobs)
         if connection is not None:
             return told(jobs, await aenqueue_on(connection, statements.enqueue(jobs, durable=False)))
-        rows = await self.database.arun(statements.enqueue(jobs, durable=True), _once_more(statements, jobs))
+        again = partial(_once_more, statements, jobs)
+        rows = await self.database.arun(statements.enqueue(jobs, durable=True), again)
         return told(jobs, rows)
 
     def _handle(self, job: NewJob, id_: str, created: bool, handle: Mapping[str, Any]) -> Handle[Any]:
@@ -621,7 +623,7 @@ def _is_there(package: str, module: str) -> bool:
 
 def _once_more(statements: Statements, jobs: Sequence[NewJob]) -> Statement[Enqueued]:
     """Return what to send after a lost connection: the first may have been committed, so the ids may be known."""
-    return statements.enqueue([replace(job, known=True, resent=True) for job in jobs], durable=True)
+    return statements.enqueue([job._replace(known=True, resent=True) for job in jobs], durable=True)
 
 
 #: The tasks of `shared_task`: of the whole program, as `logging` has loggers.

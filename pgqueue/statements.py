@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -32,11 +32,19 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Statement(Generic[T]):
-    """One statement: SQL with $1, $2 ..., its parameters, and the function that makes a value of a row."""
+    """One statement: SQL with $1, $2 ..., its parameters, and the function that makes a value of a row.
+
+    - `answer`: the values, where they are known before it is sent, if it does not fail: its rows are not looked at.
+    """
 
     sql: str
     params: Sequence[object]
     row: Callable[[Row], T]
+    answer: list[T] | None = None
+
+    def values(self, rows: Iterable[Sequence[Any]]) -> list[T]:
+        """Return what the database has answered."""
+        return [self.row(tuple(row)) for row in rows] if self.answer is None else self.answer
 
 
 class Status(NamedTuple):
@@ -109,7 +117,21 @@ class Ended:
     told: Callable[[Outcome, bool], None] | None = None
 
 
+#: Kinds of calls that one `enqueue_alike` takes; it compares each call with all of them.
+_KINDS = 16
+#: The fields of a `NewJob` that `enqueue_one` does not take, before and after root_id, parent_id and ignore_result.
+_EARLY = slice(NewJob._fields.index("eta"), NewJob._fields.index("root_id"))
+_LATE = slice(NewJob._fields.index("time_limit"), None)
+_PLAIN = NewJob("", "")
+
 _CALLS = {
+    "enqueue_one": """
+        select pgqueue.enqueue_one($1::text::uuid, $2::text, $3::text::json, $4::text::json, $5::text,
+               $6::text::smallint, $7::text::boolean, $8::text::uuid, $9::text::uuid, $10::text::boolean) as created""",
+    "enqueue_alike": """
+        select pgqueue.enqueue_alike($1::text::json, $2::text::int[], $3::text::uuid[],
+               string_to_array($4::text, e'\\n')::json[], string_to_array($5::text, e'\\n')::json[],
+               $6::text::boolean) as created""",
     "enqueue": "select id::text, created from pgqueue.enqueue_many($1::text::json, $2)",
     "enqueue_linked": """
         select e.id::text, e.created
@@ -187,10 +209,21 @@ class Statements:
         return Statement(self._sql[name], params, row)
 
     def enqueue(self, jobs: Sequence[NewJob], *, durable: bool) -> Statement[Enqueued]:
+        """Answers for each job its id, or that of the job in its place; those of plain calls are known beforehand.
+
+        - `durable`: that of a connection of ours, whose commit is to be synchronous whatever the role says.
+        """
+        if len(jobs) == 1 and jobs[0][_EARLY] == _PLAIN[_EARLY] and jobs[0][_LATE] == _PLAIN[_LATE]:
+            return self._sure("enqueue_one", (*_one(jobs[0]), str(durable)), jobs)
+        if jobs and (columns := _columns(jobs)) is not None:
+            return self._sure("enqueue_alike", (*columns, str(durable)), jobs)
         # An older schema would leave out in silence what it does not know; a function that it has not stops it.
         newer = any(job.links or job.errbacks or job.options for job in jobs)
         name = "enqueue_linked" if newer else "enqueue"
         return self._make(name, (f"[{','.join(map(job_json, jobs))}]", durable), _enqueued)
+
+    def _sure(self, name: str, params: Sequence[object], jobs: Sequence[NewJob]) -> Statement[Enqueued]:
+        return Statement(self._sql[name], params, _enqueued, [Enqueued(job.id, True) for job in jobs])
 
     def claim(
         self,
@@ -313,6 +346,35 @@ class Statements:
     def inspect(self, name: str) -> Statement[Row]:
         """Return the inspection query `name`, a plain SELECT that ends in a semicolon."""
         return Statement(sql.read(f"inspect/{name}", self.schema), (), tuple)
+
+
+def _one(job: NewJob) -> tuple[str | None, ...]:
+    """Return the parameters of `enqueue_one`, all of them texts."""
+    ignore = None if job.ignore_result is None else str(job.ignore_result)
+    task, queue = str.__str__(job.task), str.__str__(job.queue)  # either may be a member of an enum
+    return (job.id, task, job.args, job.kwargs, queue, str(int(job.priority)), ignore, job.root_id, job.parent_id)
+
+
+def _columns(jobs: Sequence[NewJob]) -> tuple[str | None, ...] | None:
+    """Return the parameters of `enqueue_alike`, all of them texts; None for jobs that it is not meant for."""
+    found: dict[tuple[object, ...], int] = {}
+    numbers = []
+    for job in jobs:
+        number = found.setdefault((job[1], *job[4:]), len(found) + 1)
+        if number > _KINDS:
+            return None
+        numbers.append(number)
+    kinds = [jobs[numbers.index(number)] for number in found.values()]
+    if any(job.known or job.resent or job.unique_key or job.links or job.errbacks for job in kinds):
+        return None
+    args, kwargs = "\n".join([job.args for job in jobs]), "\n".join([job.kwargs for job in jobs])
+    return (
+        f"[{','.join(map(job_json, kinds))}]",
+        None if len(kinds) == 1 else f"{{{','.join(map(str, numbers))}}}",
+        f"{{{','.join([job.id for job in jobs])}}}",
+        args,
+        None if all(job.kwargs == "{}" for job in jobs) else kwargs,
+    )
 
 
 def _time(value: datetime) -> str:

@@ -609,7 +609,8 @@ def test_configure_keeps_the_other_settings(app: PgQueue) -> None:
 def test_a_schema_that_knows_no_links_is_told_of_and_nothing_is_sent(app: PgQueue, dsn: str) -> None:
     add = app.task(name="by.name")(lambda x, y: x + y)
     with psycopg.connect(dsn) as old:  # in a transaction that is rolled back, as before migration 0003:
-        old.execute("drop function pgqueue.check_calls")
+        for function in ("check_calls", "enqueue_one", "enqueue_alike"):
+            old.execute(f"drop function pgqueue.{function}")
         # what it does not know, it leaves out
         old.execute(
             """create or replace function pgqueue.enqueue_many(p_jobs json, p_durable boolean default false)
@@ -618,9 +619,9 @@ def test_a_schema_that_knows_no_links_is_told_of_and_nothing_is_sent(app: PgQueu
                    select g.id, g.task, now(), now() from json_to_recordset(p_jobs) as g (id uuid, task text)
                    returning job.id, true $$"""
         )
-        for options in ({"link": add.s(1)}, {"link_error": add.s(1)}, {"shadow": "sum"}):
+        for options in ({}, {"link": add.s(1)}, {"link_error": add.s(1)}, {"shadow": "sum"}):
             with pytest.raises(SchemaMissing, match="pgqueue migrate"), old.transaction():
                 add.apply_async((2, 3), connection=old, **options)
         assert old.execute("select count(*) from pgqueue.job").fetchone() == (0,)
-        assert add.apply_async((2, 3), connection=old).created
+        assert add.apply_async((2, 3), connection=old, unique_key="k").created
         old.rollback()

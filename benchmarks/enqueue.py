@@ -81,7 +81,8 @@ def crew(side: str, dsn: str, threads: int, seconds: float, prepared: bool) -> N
     ]
     for worker in workers:
         worker.start()
-    gate.wait()  # all are connected and warm
+    gate.wait()  # all are connected
+    gate.wait()  # all are warm
     print("ready", flush=True)
     sys.stdin.readline()
     before, started = time.process_time(), time.perf_counter()
@@ -115,6 +116,7 @@ def repeat(
     """Call for so long, from when all others do; leave the number of calls."""
     for n in range(20):
         call(n)
+    gate.wait()
     gate.wait()
     count, until = 0, time.perf_counter() + seconds
     while time.perf_counter() < until:

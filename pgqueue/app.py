@@ -584,10 +584,15 @@ class PgQueue:
     def _handles(
         self, signatures: Sequence[Signature[R]], jobs: Sequence[NewJob], rows: Sequence[Enqueued]
     ) -> list[Handle[R]]:
-        return [
-            self._handle(job, id_, created, signature.task.handle(signature.options))
-            for signature, job, (id_, created) in zip(signatures, jobs, rows, strict=True)
-        ]
+        kinds: dict[tuple[int, object], Mapping[str, Any]] = {}
+        handles: list[Handle[R]] = []
+        for signature, job, (id_, created) in zip(signatures, jobs, rows, strict=True):
+            kind = (id(signature.task), signature.options.get("ignore_result"))
+            handle = kinds.get(kind)
+            if handle is None:
+                handle = kinds[kind] = signature.task.handle(signature.options)
+            handles.append(self._handle(job, id_, created, handle))
+        return handles
 
 
 def _made(kind: type[AnyTask]) -> AnyTask:

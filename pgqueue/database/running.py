@@ -48,7 +48,7 @@ def tell(session: Session, statement: Statement[T]) -> list[T]:
         return run(session, statement)
     texts = _texts(statement)
     try:
-        pgconn.send_query_params(statement.sql.encode(), texts)
+        pgconn.send_query_params(statement.bare, texts)
         _await_answer(pgconn, patience_for(session, sum(map(len, filter(None, texts)))))
         while (result := pgconn.get_result()) is not None:
             if result.status not in _DONE:
@@ -99,7 +99,7 @@ async def atell(session: AsyncSession, statement: Statement[T]) -> list[T]:
     if pgconn.parameter_status(b"client_encoding") != b"UTF8":
         return await arun(session, statement)
     with guarded(), Punctual(session, statement):
-        pgconn.send_query_params(statement.sql.encode(), _texts(statement))
+        pgconn.send_query_params(statement.bare, _texts(statement))
         for result in await session.wait(generators.execute(pgconn)):
             if result.status not in _DONE:
                 raise psycopg.errors.error_from_result(result, "utf-8")

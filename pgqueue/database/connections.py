@@ -142,11 +142,12 @@ class Database:
 
         - `again`: makes what is run after the first time, if not the same: the first may have been committed unheard.
         """
-        patience = _Patience(self._timeout)
+        patience: _Patience | None = None
         while True:
             try:
                 return self._run(statement)
             except psycopg.Error as error:
+                patience = patience or _Patience(self._timeout)
                 if (pause := patience.pause(error)) is None:
                     if connection_lost(error):
                         raise self._unavailable(error) from error
@@ -157,11 +158,12 @@ class Database:
 
     async def arun(self, statement: Statement[T], again: Callable[[], Statement[T]] | None = None) -> list[T]:
         """Run a statement as `run` does, without blocking the event loop."""
-        patience = _Patience(self._timeout)
+        patience: _Patience | None = None
         while True:
             try:
                 return await self._arun(statement)
             except psycopg.Error as error:
+                patience = patience or _Patience(self._timeout)
                 if (pause := patience.pause(error)) is None:
                     if connection_lost(error):
                         raise self._unavailable(error) from error
@@ -286,26 +288,23 @@ class Database:
             await getattr(pool, "drain", pool.check)()
 
     def _take(self, pool: ConnectionPool[Session], timeout: float | None) -> Session:
-        for left in self._slices(timeout):
+        # A long wait in short ones: a pool tries anew to grow when it is asked, not while somebody waits.
+        until = time.monotonic() + (timeout or self._timeout)
+        while (left := until - time.monotonic()) > 0:
             try:
-                return pool.getconn(left)
+                return pool.getconn(min(left, self._timeout))
             except PoolTimeout:
                 pass
         raise PoolTimeout
 
     async def _atake(self, pool: AsyncConnectionPool[AsyncSession], timeout: float | None) -> AsyncSession:
-        for left in self._slices(timeout):
+        until = time.monotonic() + (timeout or self._timeout)
+        while (left := until - time.monotonic()) > 0:
             try:
-                return await pool.getconn(left)
+                return await pool.getconn(min(left, self._timeout))
             except PoolTimeout:
                 pass
         raise PoolTimeout
-
-    def _slices(self, timeout: float | None) -> Iterator[float]:
-        """Divide a long wait into short ones: a pool tries anew to grow when it is asked, not while somebody waits."""
-        until = time.monotonic() + (timeout or self._timeout)
-        while (left := until - time.monotonic()) > 0:
-            yield min(left, self._timeout)
 
     def _forget_parents(self) -> None:
         """In a forked child, forget the pools without a word to the server: the parent owns those connections."""

@@ -46,7 +46,7 @@ def tell(session: Session, statement: Statement[T]) -> list[T]:
     pgconn = session.pgconn
     if pgconn.parameter_status(b"client_encoding") != b"UTF8":
         return run(session, statement)
-    texts = _texts(statement)
+    texts = [None if text is None else text.encode() for text in cast("Sequence[str | None]", statement.params)]
     try:
         pgconn.send_query_params(statement.bare, texts)
         _await_answer(pgconn, patience_for(session, sum(map(len, filter(None, texts)))))
@@ -75,11 +75,6 @@ def _await_answer(pgconn: PGconn, patience: float) -> None:
             return
 
 
-def _texts(statement: Statement[Any]) -> list[bytes | None]:
-    params = cast("Sequence[str | None]", statement.params)
-    return [None if text is None else text.encode() for text in params]
-
-
 def run_together(connection: Connection, *statements: Statement[Any]) -> list[list[Any]]:
     """Run several statements in one round trip and one transaction; return the rows of each."""
     with guarded(), Punctual(connection, *statements):
@@ -99,7 +94,8 @@ async def atell(session: AsyncSession, statement: Statement[T]) -> list[T]:
     if pgconn.parameter_status(b"client_encoding") != b"UTF8":
         return await arun(session, statement)
     with guarded(), Punctual(session, statement):
-        pgconn.send_query_params(statement.bare, _texts(statement))
+        texts = [None if text is None else text.encode() for text in cast("Sequence[str | None]", statement.params)]
+        pgconn.send_query_params(statement.bare, texts)
         for result in await session.wait(generators.execute(pgconn)):
             if result.status not in _DONE:
                 raise psycopg.errors.error_from_result(result, "utf-8")

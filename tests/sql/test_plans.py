@@ -123,7 +123,7 @@ def _enqueue_one(queue: Queue) -> None:
 
 def _enqueue_alike(queue: Queue) -> None:
     ids, numbers = [new_id() for _ in range(BATCH)], [1 + place % 3 for place in range(BATCH)]
-    kinds = '[{"task": "a"}, {"task": "b", "priority": 9}, {"task": "c"}]'
+    kinds = '[{"task": "a"}, {"task": "b", "priority": 0}, {"task": "c"}]'
     queue.one(
         "select pgqueue.enqueue_alike(%s, %s::int[], %s::uuid[], array_fill('[]'::json, array[%s]), null)",
         kinds, numbers, ids, BATCH,

@@ -10,8 +10,8 @@ import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from datetime import timedelta, tzinfo
+from functools import partial
 from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
 
 from pgqueue.calling import NamedTask, leaves_trail
@@ -404,29 +404,25 @@ class PgQueue:
 
             app.enqueue_many(add.s(n, n) for n in range(10_000))
         """
-        signatures = list(calls)
-        jobs = [signature.job() for signature in signatures]
         if self.always_eager:
-            return [signature.apply() for signature in signatures]
-        return self._handles(signatures, jobs, self._enqueue(jobs, connection))
+            return self._applied(calls)
+        jobs, handles = self._jobs(calls)
+        return self._handles(jobs, handles, self._enqueue(jobs, connection))
 
     async def aenqueue_many(self, calls: Iterable[Signature[R]], *, connection: object = None) -> list[Handle[R]]:
         """Enqueue any number of calls as `enqueue_many` does, without blocking the event loop."""
-        signatures = list(calls)
-        jobs = [signature.job() for signature in signatures]
         if self.always_eager:
-            return [signature.apply() for signature in signatures]
-        return self._handles(signatures, jobs, await self._aenqueue(jobs, connection))
+            return self._applied(calls)
+        jobs, handles = self._jobs(calls)
+        return self._handles(jobs, handles, await self._aenqueue(jobs, connection))
 
     def enqueue(self, job: NewJob, connection: object = None, **handle: Any) -> Handle[Any]:
         """Enqueue one job that has been checked and encoded; `delay` and its kin end here."""
-        (id_, created) = self._enqueue([job], connection)[0]
-        return self._handle(job, id_, created, handle)
+        return self._handles([job], [handle], self._enqueue([job], connection))[0]
 
     async def aenqueue(self, job: NewJob, connection: object = None, **handle: Any) -> Handle[Any]:
         """Enqueue one job as `enqueue` does, without blocking the event loop."""
-        (id_, created) = (await self._aenqueue([job], connection))[0]
-        return self._handle(job, id_, created, handle)
+        return self._handles([job], [handle], await self._aenqueue([job], connection))[0]
 
     def run_job(self, job: NewJob, throw: bool = False) -> EagerResult[Any]:
         """Run a job here and now; eager runs continue with it. Raises UnknownTask."""
@@ -560,7 +556,8 @@ class PgQueue:
         jobs = announce(jobs)
         if connection is not None:
             return told(jobs, enqueue_on(connection, statements.enqueue(jobs, durable=False)))
-        return told(jobs, self.database.run(statements.enqueue(jobs, durable=True), _once_more(statements, jobs)))
+        again = partial(_once_more, statements, jobs)
+        return told(jobs, self.database.run(statements.enqueue(jobs, durable=True), again))
 
     async def _aenqueue(self, jobs: Sequence[NewJob], connection: object) -> Sequence[Enqueued]:
         if not jobs:
@@ -569,23 +566,45 @@ class PgQueue:
         jobs = announce(jobs)
         if connection is not None:
             return told(jobs, await aenqueue_on(connection, statements.enqueue(jobs, durable=False)))
-        rows = await self.database.arun(statements.enqueue(jobs, durable=True), _once_more(statements, jobs))
+        again = partial(_once_more, statements, jobs)
+        rows = await self.database.arun(statements.enqueue(jobs, durable=True), again)
         return told(jobs, rows)
 
-    def _handle(self, job: NewJob, id_: str, created: bool, handle: Mapping[str, Any]) -> Handle[Any]:
-        found: Handle[Any] = Handle(id_, self, created=created, **handle)
-        around = current_context()
-        if around is not None and leaves_trail(job):
-            around.children.append(found)
-        return found
+    def _jobs(self, calls: Iterable[Signature[Any]]) -> tuple[list[NewJob], list[Mapping[str, Any]]]:
+        """Return calls as jobs, and what the handle of each has to know.
+
+        No call is kept: the garbage collector looks at whatever is, over and over while there become more.
+        """
+        kinds: dict[tuple[int, object], Mapping[str, Any]] = {}
+        tasks: list[object] = []
+        jobs: list[NewJob] = []
+        handles: list[Mapping[str, Any]] = []
+        for call in calls:
+            jobs.append(call.job())
+            kind = (id(call.task), call.options.get("ignore_result"))
+            handle = kinds.get(kind)
+            if handle is None:
+                tasks.append(call.task)  # as long as it is here no other has its id
+                handle = kinds[kind] = call.task.handle(call.options)
+            handles.append(handle)
+        return jobs, handles
 
     def _handles(
-        self, signatures: Sequence[Signature[R]], jobs: Sequence[NewJob], rows: Sequence[Enqueued]
-    ) -> list[Handle[R]]:
-        return [
-            self._handle(job, id_, created, signature.task.handle(signature.options))
-            for signature, job, (id_, created) in zip(signatures, jobs, rows, strict=True)
+        self, jobs: Sequence[NewJob], handles: Sequence[Mapping[str, Any]], rows: Sequence[Enqueued]
+    ) -> list[Handle[Any]]:
+        made: list[Handle[Any]] = [
+            Handle(id_, self, created=created, **handle) for handle, (id_, created) in zip(handles, rows, strict=True)
         ]
+        around = current_context()
+        if around is not None:
+            around.children.extend(found for job, found in zip(jobs, made, strict=True) if leaves_trail(job))
+        return made
+
+    def _applied(self, calls: Iterable[Signature[R]]) -> list[Handle[R]]:
+        signatures = list(calls)
+        for signature in signatures:
+            signature.job()  # all are checked before the first is run
+        return [signature.apply() for signature in signatures]
 
 
 def _made(kind: type[AnyTask]) -> AnyTask:
@@ -621,7 +640,7 @@ def _is_there(package: str, module: str) -> bool:
 
 def _once_more(statements: Statements, jobs: Sequence[NewJob]) -> Statement[Enqueued]:
     """Return what to send after a lost connection: the first may have been committed, so the ids may be known."""
-    return statements.enqueue([replace(job, known=True, resent=True) for job in jobs], durable=True)
+    return statements.enqueue([job._replace(known=True, resent=True) for job in jobs], durable=True)
 
 
 #: The tasks of `shared_task`: of the whole program, as `logging` has loggers.

@@ -10,7 +10,7 @@ from pgqueue.arguments import check_call
 from pgqueue.database import Database
 from pgqueue.eager import EagerApp
 from pgqueue.ids import new_id
-from pgqueue.options import CallOptions, call_options, check_text, check_time_limits, seconds
+from pgqueue.options import NO_OPTIONS, CallOptions, call_options, check_text, check_time_limits, seconds
 from pgqueue.result import AsyncResult
 from pgqueue.serialization import encode
 from pgqueue.signature import continuations
@@ -74,25 +74,28 @@ def new_job(
     check_call(task, args, kwargs)
     around = current_context()
     limit = app.max_payload_bytes
-    headers = options.headers
-    expires = options.expires
-    hard, soft = check_time_limits(options.time_limit, options.soft_time_limit)
     if priority is None:
         inherited = around.priority if around is not None and app.inherits_priority else None
         priority = _PRIORITY if inherited is None else inherited
+    job = NewJob(
+        options.task_id or new_id(),
+        task,
+        encode(list(args), path="args", limit=limit),
+        encode(kwargs, path="kwargs", limit=limit) if kwargs else "{}",
+        app.check_queue(queue or app.default_queue),
+        priority,
+    )
+    if around is None and options is NO_OPTIONS:
+        return job
+    headers, expires = options.headers, options.expires
+    hard, soft = check_time_limits(options.time_limit, options.soft_time_limit)
     rare: dict[str, object] = {}
     if options.shadow is not None:
         rare["shadow"] = options.shadow
     if options.add_to_parent is False or (around is not None and not around.keeps_trail):
         rare["trail"] = False
-    return NewJob(
-        id=options.task_id or new_id(),
+    return job._replace(
         known=options.task_id is not None,
-        task=task,
-        args=encode(list(args), path="args", limit=limit),
-        kwargs=encode(kwargs, path="kwargs", limit=limit) if kwargs else "{}",
-        queue=app.check_queue(queue or app.default_queue),
-        priority=priority,
         eta=options.eta,
         countdown=None if options.countdown is None else seconds("countdown", options.countdown),
         expires=expires if isinstance(expires, datetime) else None,

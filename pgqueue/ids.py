@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from uuid import UUID
 
@@ -12,6 +13,8 @@ if sys.version_info >= (3, 14):
 else:
     from uuid_utils import uuid7
 
+_USUAL = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+
 
 def new_id() -> str:
     """Return a fresh UUIDv7 as text; ids made one after the other sort one after the other."""
@@ -20,6 +23,8 @@ def new_id() -> str:
 
 def check_id(value: object, option: str = "task_id") -> str:
     """Return an id that a caller chose in its usual spelling; raises InvalidOption if it is no UUID."""
+    if type(value) is str and _USUAL(value):
+        return value
     try:
         return str(value if isinstance(value, UUID) else UUID(str(value)))
     except Exception:

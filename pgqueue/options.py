@@ -137,7 +137,7 @@ WARNED_CALL_OPTIONS: Mapping[str, str] = {
 def call_options(options: Mapping[str, object]) -> CallOptions:
     """Return the options of a call, checked; raises InvalidOption naming an unknown one and what was meant."""
     if not options:
-        return _NONE_GIVEN
+        return NO_OPTIONS
     known = without_celerys("option", options, REFUSED_CALL_OPTIONS, WARNED_CALL_OPTIONS)
     check_names("option", known, (*CALL_OPTIONS, "connection"))
     return CallOptions(**known)
@@ -441,4 +441,4 @@ def _check_exceptions(option: str, value: object) -> None:
         raise InvalidOption(f"{option} must be a tuple of exception classes, such as (OSError,), not {shown(value)}")
 
 
-_NONE_GIVEN = CallOptions()
+NO_OPTIONS = CallOptions()

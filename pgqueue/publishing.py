@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from pgqueue.serialization import decode, encode
@@ -38,7 +37,7 @@ def _announced(job: NewJob) -> NewJob:
         declare=[], retry_policy={},
     )  # fmt: skip
     sent = {name: value for name, value in headers.items() if name not in own}
-    return replace(job, headers=encode(sent, path="headers") if sent else None)
+    return job._replace(headers=encode(sent, path="headers") if sent else None)
 
 
 def _own(job: NewJob) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class Signature(Generic[R]):
     def continuation(self) -> NewJob:
         """Return the call as a job that another one will enqueue, with one more argument unless it is immutable."""
         job = self.task.job(self.args, self.kwargs, self.options, awaits=not self.immutable)
-        return replace(job, immutable=self.immutable)
+        return job._replace(immutable=self.immutable)
 
     def _link(self, option: str, call: Signature[Any]) -> Signature[Any]:
         _check(option, call)

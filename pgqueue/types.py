@@ -29,9 +29,8 @@ class State(StrEnum):
 READY_STATES = frozenset({State.SUCCESS, State.FAILURE, State.REVOKED, State.REJECTED, State.IGNORED})
 
 
-@dataclass(frozen=True, slots=True)
-class NewJob:
-    """One call to be enqueued; texts in `args`, `kwargs` and `headers` are JSON already.
+class NewJob(NamedTuple):
+    """One call to be enqueued (a tuple: many are made at a time); `args`, `kwargs` and `headers` are JSON already.
 
     `eta` wins over `countdown` (seconds from the database's clock). `known` says that the id was chosen
     by the caller, so that a job or a result may have it already; `resent` that the answer to the same got lost.

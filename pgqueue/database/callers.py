@@ -17,6 +17,7 @@ from pgqueue.statements import Statement
 T = TypeVar("T")
 
 _PLACE = re.compile(r"\$(\d+)")
+_FUNCTION = re.compile(r"\w+\.\w+\(")
 
 #: Package and name of a class, its own or inherited, to the kind of connection. By name: nothing is imported, and
 #: an object of the same library that is no connection (a pool, an engine) is not mistaken for one.
@@ -55,8 +56,8 @@ def enqueue_on(connection: object, statement: Statement[T]) -> list[T]:
             return run(given.connection, statement)
         case "sqlalchemy":
             call = _for_sqlalchemy(given, statement)
-            with guarded(word="enqueue_many"):
-                return [statement.row(tuple(row)) for row in given.execute(*call).all()]
+            with guarded(word=_function(statement)):
+                return statement.values(given.execute(*call).all())
         case "django":
             return _run_django(given, statement)
     name = type(connection).__qualname__
@@ -73,13 +74,13 @@ async def aenqueue_on(connection: object, statement: Statement[T]) -> list[T]:
             return await arun(given.connection, statement)
         case "async asyncpg":
             with guarded():
-                return [statement.row(tuple(row)) for row in await given.fetch(statement.sql, *statement.params)]
+                return statement.values(await given.fetch(statement.sql, *statement.params))
         case "async sqlalchemy":
             # Through SQLAlchemy's own execute: its dialect for asyncpg opens the transaction with the first
             # statement that it sees, so a statement on the raw connection before that would commit by itself.
             call = _for_sqlalchemy(given, statement)
-            with guarded(word="enqueue_many"):
-                return [statement.row(tuple(row)) for row in (await given.execute(*call)).all()]
+            with guarded(word=_function(statement)):
+                return statement.values((await given.execute(*call)).all())
     return enqueue_on(connection, statement)
 
 
@@ -92,6 +93,11 @@ def _kind(connection: object) -> str:
         if kind is not None:
             return kind
     raise InvalidOption(f"connection={connection!r:.80} cannot be used; give {_KINDS}")
+
+
+def _function(statement: Statement[Any]) -> str:
+    """Return the first function of ours that a statement calls, as it is written there."""
+    return found[0] if (found := _FUNCTION.search(statement.sql)) else ""
 
 
 def _for_sqlalchemy(connection: Any, statement: Statement[Any]) -> tuple[Any, dict[str, object]]:
@@ -131,7 +137,7 @@ def _run_django(alias: str, statement: Statement[T]) -> list[T]:
         # Django's own cursor, so that its lazy connection and its atomic() blocks are in charge.
         with guarded(), database.cursor() as cursor:
             cursor.execute(_PLACE.sub("%s", statement.sql), statement.params)
-            return [statement.row(tuple(row)) for row in cursor.fetchall()]
+            return statement.values(cursor.fetchall())
     except exceptions.SynchronousOnlyOperation:
         raise InvalidOption(
             f"connection={alias!r:.80}: Django's connections do not work in a coroutine; "

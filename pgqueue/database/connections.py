@@ -9,20 +9,24 @@ import select
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from pgqueue.database.running import READ_ONLY, arun, conflicts, connection_lost, run
+from pgqueue.database.running import READ_ONLY, arun, atell, conflicts, connection_lost, run, tell
 from pgqueue.database.sessions import CLIENT, SERVER, AsyncSession, Overdue, Session, engine_settings, give
 from pgqueue.errors import DatabaseUnavailable, SettingsError
 from pgqueue.statements import Statement, Statements
 
 T = TypeVar("T")
+
+#: Seconds for which a connection that has answered is taken to be alive; if it is not, the statement is run once more.
+_FRESH = 1.0
 
 
 class Database:
@@ -100,89 +104,71 @@ class Database:
 
         What the role says about timeouts and isolation holds on it, and statements may take what they take.
         """
-        with ExitStack() as lent:
-            try:
-                pool = self._sync_pool()
-                connection = self._lend(lent, pool, timeout)
-                for _ in range(self._pool_size):  # one that was on its way during the check may be dead as well
-                    if not _told(connection):
-                        break
-                    lent.close()
-                    pool.check()  # its own check= waits a second, then two, four ... between dead connections
-                    connection = self._lend(lent, pool, timeout)
-            except PoolTimeout as error:
-                self.connect("enqueue").close()  # says why, if the server is the reason
-                raise self._exhausted(timeout or self._timeout) from error
-            connection.patience = None
-            try:
-                yield connection
-            except psycopg.Error as error:
-                if _useless(error):
-                    connection.close()
-                    getattr(pool, "drain", pool.check)()  # (drain came with psycopg-pool 3.3)
-                raise
-            finally:
-                give(connection, self._limit)
+        pool = self._sync_pool()
+        connection = self._lend(pool, timeout, anew=True)
+        try:
+            with connection:  # what is left open is committed
+                connection.patience = None
+                try:
+                    yield connection
+                finally:
+                    give(connection, self._limit)
+        except BaseException as error:
+            self._give_up(pool, connection, error)
+            raise
+        finally:
+            pool.putconn(connection)
 
     @asynccontextmanager
     async def aconnection(self, timeout: float | None = None) -> AsyncIterator[AsyncSession]:
         """Lend a pooled async connection in autocommit mode; wait as `connection` does."""
-        async with AsyncExitStack() as lent:
-            try:
-                pool = await self._async_pool()
-                connection = await self._alend(lent, pool, timeout)
-                for _ in range(self._pool_size):
-                    if not _told(connection):
-                        break
-                    await lent.aclose()
-                    await pool.check()
-                    connection = await self._alend(lent, pool, timeout)
-            except PoolTimeout as error:
-                await asyncio.to_thread(lambda: self.connect("enqueue").close())
-                raise self._exhausted(timeout or self._timeout) from error
-            connection.patience = None
-            try:
-                yield connection
-            except psycopg.Error as error:
-                if _useless(error):
-                    await connection.close()
-                    await getattr(pool, "drain", pool.check)()
-                raise
-            finally:
-                give(connection, self._limit)
+        pool = await self._async_pool()
+        connection = await self._alend(pool, timeout, anew=True)
+        try:
+            async with connection:
+                connection.patience = None
+                try:
+                    yield connection
+                finally:
+                    give(connection, self._limit)
+        except BaseException as error:
+            await self._agive_up(pool, connection, error)
+            raise
+        finally:
+            await pool.putconn(connection)
 
-    def run(self, statement: Statement[T], again: Statement[T] | None = None) -> list[T]:
+    def run(self, statement: Statement[T], again: Callable[[], Statement[T]] | None = None) -> list[T]:
         """Run a statement in a transaction of its own; again while connections die under it, for `connect_timeout`.
 
-        - `again`: what to run after the first time, if not the same: the first may have been committed unheard.
+        - `again`: makes what is run after the first time, if not the same: the first may have been committed unheard.
         """
-        patience = _Patience(self._timeout)
+        patience: _Patience | None = None
         while True:
             try:
-                with self.connection() as connection:
-                    return run(connection, statement)
+                return self._run(statement)
             except psycopg.Error as error:
+                patience = patience or _Patience(self._timeout)
                 if (pause := patience.pause(error)) is None:
                     if connection_lost(error):
                         raise self._unavailable(error) from error
                     raise
-            statement = again or statement
+            statement = statement if again is None else again()
             self._sync_pool().check()
             time.sleep(pause)
 
-    async def arun(self, statement: Statement[T], again: Statement[T] | None = None) -> list[T]:
+    async def arun(self, statement: Statement[T], again: Callable[[], Statement[T]] | None = None) -> list[T]:
         """Run a statement as `run` does, without blocking the event loop."""
-        patience = _Patience(self._timeout)
+        patience: _Patience | None = None
         while True:
             try:
-                async with self.aconnection() as connection:
-                    return await arun(connection, statement)
+                return await self._arun(statement)
             except psycopg.Error as error:
+                patience = patience or _Patience(self._timeout)
                 if (pause := patience.pause(error)) is None:
                     if connection_lost(error):
                         raise self._unavailable(error) from error
                     raise
-            statement = again or statement
+            statement = statement if again is None else again()
             await (await self._async_pool()).check()
             await asyncio.sleep(pause)
 
@@ -200,6 +186,9 @@ class Database:
             await pool.close()
 
     def _sync_pool(self) -> ConnectionPool[Session]:
+        pool = self._pool
+        if pool is not None and self._pid == os.getpid():
+            return pool
         self._forget_parents()
         with self._lock:
             if self._pool is None:
@@ -220,29 +209,102 @@ class Database:
             await pool.open()
         return pool
 
-    def _lend(self, lent: ExitStack, pool: ConnectionPool[Session], timeout: float | None) -> Session:
-        for left in self._slices(timeout):
-            try:
-                return lent.enter_context(pool.connection(left))
-            except PoolTimeout:
-                pass
-        raise PoolTimeout
+    def _run(self, statement: Statement[T]) -> list[T]:
+        # Without `with`: every enqueue comes by here, and the context managers cost it as much as its arguments do.
+        pool = self._sync_pool()
+        connection = self._lend(pool)
+        try:
+            found = run(connection, statement) if statement.answer is None else tell(connection, statement)
+            connection.answered = time.monotonic()
+        except BaseException as error:
+            self._give_up(pool, connection, error)
+            raise
+        finally:
+            pool.putconn(connection)
+        return found
+
+    async def _arun(self, statement: Statement[T]) -> list[T]:
+        pool = await self._async_pool()
+        connection = await self._alend(pool)
+        try:
+            found = await (arun(connection, statement) if statement.answer is None else atell(connection, statement))
+            connection.answered = time.monotonic()
+        except BaseException as error:
+            await self._agive_up(pool, connection, error)
+            raise
+        finally:
+            await pool.putconn(connection)
+        return found
+
+    def _lend(self, pool: ConnectionPool[Session], timeout: float | None = None, *, anew: bool = False) -> Session:
+        """Take a connection out of the pool that the server has not ended, as far as it can be told.
+
+        - `anew`: look even if it was in use just now: the caller could not run his statements once more.
+        """
+        try:
+            connection = self._take(pool, timeout)
+            for _ in range(self._pool_size):  # one that was on its way during the check may be dead as well
+                if not ((anew or _rested(connection)) and _told(connection)):
+                    break
+                pool.putconn(connection)
+                pool.check()  # its own check= waits a second, then two, four ... between dead connections
+                connection = self._take(pool, timeout)
+        except PoolTimeout as error:
+            self.connect("enqueue").close()  # says why, if the server is the reason
+            raise self._exhausted(timeout or self._timeout) from error
+        return connection
 
     async def _alend(
-        self, lent: AsyncExitStack, pool: AsyncConnectionPool[AsyncSession], timeout: float | None
+        self, pool: AsyncConnectionPool[AsyncSession], timeout: float | None = None, *, anew: bool = False
     ) -> AsyncSession:
-        for left in self._slices(timeout):
+        try:
+            connection = await self._atake(pool, timeout)
+            for _ in range(self._pool_size):
+                if not ((anew or _rested(connection)) and _told(connection)):
+                    break
+                await pool.putconn(connection)
+                await pool.check()
+                connection = await self._atake(pool, timeout)
+        except PoolTimeout as error:
+            await asyncio.to_thread(lambda: self.connect("enqueue").close())
+            raise self._exhausted(timeout or self._timeout) from error
+        return connection
+
+    def _give_up(self, pool: ConnectionPool[Session], connection: Session, error: BaseException) -> None:
+        """Close a connection that is of no use after an error, and the others if they are not either."""
+        useless = _useless(error)
+        if useless or connection.pgconn.transaction_status == TransactionStatus.ACTIVE:  # interrupted
+            connection.close()
+        if useless:
+            getattr(pool, "drain", pool.check)()  # (drain came with psycopg-pool 3.3)
+
+    async def _agive_up(
+        self, pool: AsyncConnectionPool[AsyncSession], connection: AsyncSession, error: BaseException
+    ) -> None:
+        useless = _useless(error)
+        if useless or connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            await connection.close()
+        if useless:
+            await getattr(pool, "drain", pool.check)()
+
+    def _take(self, pool: ConnectionPool[Session], timeout: float | None) -> Session:
+        # A long wait in short ones: a pool tries anew to grow when it is asked, not while somebody waits.
+        until = time.monotonic() + (timeout or self._timeout)
+        while (left := until - time.monotonic()) > 0:
             try:
-                return await lent.enter_async_context(pool.connection(left))
+                return pool.getconn(min(left, self._timeout))
             except PoolTimeout:
                 pass
         raise PoolTimeout
 
-    def _slices(self, timeout: float | None) -> Iterator[float]:
-        """Divide a long wait into short ones: a pool tries anew to grow when it is asked, not while somebody waits."""
+    async def _atake(self, pool: AsyncConnectionPool[AsyncSession], timeout: float | None) -> AsyncSession:
         until = time.monotonic() + (timeout or self._timeout)
         while (left := until - time.monotonic()) > 0:
-            yield min(left, self._timeout)
+            try:
+                return await pool.getconn(min(left, self._timeout))
+            except PoolTimeout:
+                pass
+        raise PoolTimeout
 
     def _forget_parents(self) -> None:
         """In a forked child, forget the pools without a word to the server: the parent owns those connections."""
@@ -325,9 +387,14 @@ def _told(connection: Session | AsyncSession) -> bool:
     return bool(poll.poll(0))
 
 
-def _useless(error: psycopg.Error) -> bool:
+def _rested(connection: Session | AsyncSession) -> bool:
+    """Return whether the server had time to end a connection since it answered last: asking costs a system call."""
+    return time.monotonic() - connection.answered > _FRESH
+
+
+def _useless(error: BaseException) -> bool:
     """Return whether the other pooled connections are of no use either: a demoted leader keeps them, a proxy hangs."""
-    return error.sqlstate == READ_ONLY or isinstance(error, Overdue)
+    return isinstance(error, Overdue) or (isinstance(error, psycopg.Error) and error.sqlstate == READ_ONLY)
 
 
 class _Patience:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import select
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import psycopg
+from psycopg import generators
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn
 from psycopg.rows import tuple_row
 
-from pgqueue.database.sessions import Punctual
-from pgqueue.errors import SCHEMA_SQLSTATES, SQLSTATES, DatabaseUnavailable, SchemaMissing
+from pgqueue.database.sessions import AsyncSession, Overdue, Punctual, Session, patience_for
+from pgqueue.errors import SCHEMA_SQLSTATES, SQLSTATES, DatabaseUnavailable, PgQueueError, SchemaMissing
 from pgqueue.statements import Statement
 
 T = TypeVar("T")
@@ -22,6 +26,7 @@ AnyConnection: TypeAlias = "Connection | AsyncConnection"
 #: SQLSTATE classes and codes after which the same may be tried again on a fresh connection: connection errors,
 #: shutdown and restart of the server, too many connections, a demoted leader, a pooler that gave up.
 READ_ONLY = "25006"
+_DONE = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 _LOST = ("08", "57P01", "57P02", "57P03", "57P05", "53300", READ_ONLY)
 
 
@@ -29,7 +34,45 @@ def run(connection: Connection, statement: Statement[T]) -> list[T]:
     """Run a statement on a connection and return its rows, each made a value."""
     with guarded(), Punctual(connection, statement), psycopg.RawCursor(connection, row_factory=tuple_row) as cursor:
         cursor.execute(statement.sql.encode(), statement.params, binary=statement.binary)
-        return [statement.row(row) for row in cursor.fetchall()]
+        return statement.values(cursor.fetchall())
+
+
+def tell(session: Session, statement: Statement[T]) -> list[T]:
+    """Run a statement whose answer is known beforehand on a connection of ours; do not read its rows.
+
+    It does what `run` does for half of the client's CPU time: neither cursor nor adapters, straight to libpq. All its
+    parameters are texts. Interrupted (Ctrl-C, a time limit), it leaves a connection that has to be closed.
+    """
+    pgconn = session.pgconn
+    if pgconn.parameter_status(b"client_encoding") != b"UTF8":
+        return run(session, statement)
+    texts = [None if text is None else text.encode() for text in cast("Sequence[str | None]", statement.params)]
+    try:
+        pgconn.send_query_params(statement.bare, texts)
+        _await_answer(pgconn, patience_for(session, sum(map(len, filter(None, texts)))))
+        while (result := pgconn.get_result()) is not None:
+            if result.status not in _DONE:
+                raise psycopg.errors.error_from_result(result, "utf-8")
+    except psycopg.Error as error:
+        if (ours := _in_our_words(error)) is not None:
+            raise ours from error
+        raise
+    return statement.values(())
+
+
+def _await_answer(pgconn: PGconn, patience: float) -> None:
+    """Wait until the whole answer is there; raise Overdue if nothing comes for so many seconds."""
+    poll = select.poll()
+    unsent = pgconn.flush()
+    while True:
+        poll.register(pgconn.socket, select.POLLIN | select.POLLOUT if unsent else select.POLLIN)
+        if not poll.poll(patience * 1000):
+            pgconn.finish()
+            raise Overdue(f"no answer from the server for {patience:.3g} s")
+        pgconn.consume_input()
+        unsent = unsent and pgconn.flush()
+        if not unsent and not pgconn.is_busy():
+            return
 
 
 def run_together(connection: Connection, *statements: Statement[Any]) -> list[list[Any]]:
@@ -45,12 +88,26 @@ def run_together(connection: Connection, *statements: Statement[Any]) -> list[li
         ]
 
 
+async def atell(session: AsyncSession, statement: Statement[T]) -> list[T]:
+    """Run a statement as `tell` does, without blocking the event loop."""
+    pgconn = session.pgconn
+    if pgconn.parameter_status(b"client_encoding") != b"UTF8":
+        return await arun(session, statement)
+    with guarded(), Punctual(session, statement):
+        texts = [None if text is None else text.encode() for text in cast("Sequence[str | None]", statement.params)]
+        pgconn.send_query_params(statement.bare, texts)
+        for result in await session.wait(generators.execute(pgconn)):
+            if result.status not in _DONE:
+                raise psycopg.errors.error_from_result(result, "utf-8")
+    return statement.values(())
+
+
 async def arun(connection: AsyncConnection, statement: Statement[T]) -> list[T]:
     """Run a statement on an async connection and return its rows, each made a value."""
     with guarded(), Punctual(connection, statement):
         async with psycopg.AsyncRawCursor(connection, row_factory=tuple_row) as cursor:
             await cursor.execute(statement.sql.encode(), statement.params, binary=statement.binary)
-            return [statement.row(row) for row in await cursor.fetchall()]
+            return statement.values(await cursor.fetchall())
 
 
 @contextmanager
@@ -63,13 +120,19 @@ def guarded(*, word: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        state = _sqlstate(error)
-        if state in SQLSTATES and isinstance(error, psycopg.Error):
-            diag = error.diag
-            raise SQLSTATES[state](". ".join(filter(None, (diag.message_primary, diag.message_hint)))) from error
-        if state in SCHEMA_SQLSTATES and word in str(getattr(error, "statement", "")):
-            raise SchemaMissing from error
+        if (ours := _in_our_words(error, word)) is not None:
+            raise ours from error
         raise
+
+
+def _in_our_words(error: Exception, word: str = "") -> PgQueueError | None:
+    state = _sqlstate(error)
+    if state in SQLSTATES and isinstance(error, psycopg.Error):
+        diag = error.diag
+        return SQLSTATES[state](". ".join(filter(None, (diag.message_primary, diag.message_hint))))
+    if state in SCHEMA_SQLSTATES and word in str(getattr(error, "statement", "")):
+        return SchemaMissing()
+    return None
 
 
 def connection_lost(error: BaseException) -> bool:

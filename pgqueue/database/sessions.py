@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from math import inf
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -65,11 +66,13 @@ class Session(psycopg.Connection[Any]):
     - `real`: whether the session is ours alone; not so behind a transaction pooler.
     - `limit`: seconds without a byte that statements of ours may take.
     - `patience`: the same for what runs now; None for as long as it takes, while statements of the user's run.
+    - `answered`: when a statement of ours was answered last, on the monotonic clock.
     """
 
     real = True
     limit = 15.0
     patience: float | None = limit + _MARGIN
+    answered = -inf
 
     def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
         if self.patience is None:
@@ -101,6 +104,7 @@ class AsyncSession(psycopg.AsyncConnection[Any]):
     real = True
     limit = 15.0
     patience: float | None = limit + _MARGIN
+    answered = -inf
 
     async def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
         if self.patience is None:
@@ -126,6 +130,11 @@ class AsyncSession(psycopg.AsyncConnection[Any]):
             self.patience = before
 
 
+def patience_for(session: Session | AsyncSession, size: int) -> float:
+    """Return the seconds that the server may be silent over a statement of ours with so many bytes of parameters."""
+    return session.limit + _MARGIN + size / _BYTES_A_SECOND
+
+
 class Punctual:
     """While it is entered, a connection of ours gives the server so long to answer these statements of ours.
 
@@ -141,9 +150,9 @@ class Punctual:
     def __enter__(self) -> None:
         session = self._session
         if session is not None:
-            size = sum(len(value) for one in self._statements for value in one.params if isinstance(value, str))
             self._before = session.patience
-            session.patience = session.limit + _MARGIN + size / _BYTES_A_SECOND
+            size = sum(len(value) for one in self._statements for value in one.params if isinstance(value, str))
+            session.patience = patience_for(session, size)
 
     def __exit__(self, *_: object) -> None:
         if self._session is not None:

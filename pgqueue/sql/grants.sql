@@ -1,4 +1,18 @@
 -- Nobody but the owner may call anything until he is granted it. Enqueueing needs USAGE on the schema, EXECUTE on
--- enqueue, enqueue_many, clock, new_id, and the rights on the tables that they touch.
+-- enqueue, enqueue_many, clock, new_id, and the rights on the tables that they touch. enqueue_one and enqueue_alike, to
+-- which the client turns where it can, come with enqueue_many.
 revoke all on schema pgqueue from public;
 revoke all on all functions in schema pgqueue from public;
+do $$
+declare
+    v_role regrole;
+begin
+    for v_role in
+        select a.grantee from pg_proc p cross join aclexplode(p.proacl) a
+         where p.oid = 'pgqueue.enqueue_many(json, boolean)'::regprocedure and a.grantee not in (0, p.proowner)
+           and a.privilege_type = 'EXECUTE'
+    loop
+        execute format('grant execute on function pgqueue.enqueue_one, pgqueue.enqueue_alike to %s', v_role);
+    end loop;
+end
+$$;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -100,13 +100,13 @@ class Joined(Database):
             f"a connection of its own ({purpose}) sees nothing of the transaction that the app has joined"
         )
 
-    def run(self, statement: Statement[T], again: Statement[T] | None = None) -> list[T]:
+    def run(self, statement: Statement[T], again: Callable[[], Statement[T]] | None = None) -> list[T]:
         """Run a statement in a savepoint."""
         self.check_open()
         with self._connection.transaction():
             return run(self._connection, statement)
 
-    async def arun(self, statement: Statement[T], again: Statement[T] | None = None) -> list[T]:
+    async def arun(self, statement: Statement[T], again: Callable[[], Statement[T]] | None = None) -> list[T]:
         """Run a statement as `run` does; the event loop waits meanwhile."""
         return self.run(statement)
 

@@ -96,6 +96,7 @@ _INSIDE = {
     },
     "result": {"meta"},
     "results": set[str](),
+    "exceptions": {"BenchFailed"},
     "signature": {"continuation", "job"},
     "signal": {"heard_by", "name", "payload"},
 }  # fmt: skip

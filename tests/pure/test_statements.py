@@ -76,7 +76,10 @@ JOBS = st.builds(
     root_id=IDS,
     parent_id=st.none() | IDS,
     ignore_result=st.none() | st.booleans(),
+    time_limit=st.none() | SECONDS,
+    soft_time_limit=st.none() | SECONDS,
     known=st.booleans(),
+    resent=st.booleans(),
     links=st.none() | JSON_CALLS,
     errbacks=st.none() | JSON_CALLS,
     options=st.none() | JSON_OBJECTS,
@@ -161,10 +164,60 @@ def test_every_job_is_json_with_every_value_that_it_has(job: NewJob) -> None:
 @fuzz
 @given(st.lists(JOBS, max_size=3))
 def test_any_number_of_jobs_is_one_array(jobs: list[NewJob]) -> None:
-    statement = Statements().enqueue(jobs, durable=True)
+    statement = Statements().enqueue([job._replace(known=True) for job in jobs], durable=True)
     text, durable = statement.params
     assert [job["id"] for job in strict(str(text))] == [job.id for job in jobs]
     assert durable is True
+
+
+PLAIN = NewJob(new_id(), "add", "[1]")
+
+
+@pytest.mark.parametrize(
+    ("changes", "function"),
+    [
+        ([{}], "enqueue_one"),
+        ([{"ignore_result": False, "root_id": PLAIN.id, "parent_id": PLAIN.id, "kwargs": '{"a":1}'}], "enqueue_one"),
+        *[
+            ([{field: value}], "enqueue_alike")
+            for field, value in {
+                "eta": NOW,
+                "countdown": 1.0,
+                "expires": NOW,
+                "expires_in": 1.0,
+                "headers": '{"a":1}',
+                "time_limit": 1.0,
+                "soft_time_limit": 1.0,
+                "options": '{"shadow":"s"}',
+            }.items()
+        ],
+        ([{}, {}], "enqueue_alike"),
+        ([{"queue": f"q{number}"} for number in range(16)], "enqueue_alike"),
+        ([{"queue": f"q{number}"} for number in range(17)], "enqueue_many"),
+        *[
+            ([{}, {field: value}, {}], "enqueue_many")
+            for field, value in {
+                "known": True,
+                "resent": True,
+                "unique_key": "k",
+                "links": "[]",
+                "errbacks": "[]",
+            }.items()
+        ],
+        ([], "enqueue_many"),
+    ],
+)
+def test_a_call_takes_the_shortest_way_that_can_do_what_it_asks(changes: list[dict[str, Any]], function: str) -> None:
+    statement = Statements().enqueue([PLAIN._replace(**change) for change in changes], durable=True)
+    assert f"pgqueue.{function}(" in statement.sql
+    assert (statement.answer is None) == (function == "enqueue_many")
+
+
+@fuzz
+@given(st.lists(VALUES, max_size=3))
+def test_arguments_are_one_line(args: list[Any]) -> None:
+    """What `enqueue_alike` is sent relies on it."""
+    assert len(encode([*args, "a\nb\r\u2028"], path="args").split("\n")) == 1
 
 
 def test_a_plain_job_is_short() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -9,6 +10,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql as compose
+
+from pgqueue import sql
 
 from .helpers import NOON, OpenQueue, Queue, new_id, wait_until_blocked
 
@@ -405,3 +409,169 @@ def test_an_id_whose_ending_is_rolled_back_is_still_the_same_job(
         wait_until_blocked(watcher, other)
     assert answer.result() == [(job, False)]
     assert queue.state(job) == "STARTED"
+
+
+# -- what needs nothing looked up
+
+ONE = (
+    "select pgqueue.enqueue_one(%s::uuid, %s, %s::json, %s::json, %s, %s::smallint, %s::boolean, %s::uuid, %s::uuid,"
+    " %s::boolean)"
+)
+ALIKE = (
+    "select pgqueue.enqueue_alike(%s::json, %s::int[], %s::uuid[], %s::text[]::json[], %s::text[]::json[], %s::boolean)"
+)
+
+
+def one(queue: Queue, durable: bool = False, /, **fields: Any) -> str:
+    """Enqueue what enqueue_many would take as this element."""
+    given = {"id": new_id(), "task": "t", "args": [], "kwargs": {}, "queue": "default", "priority": 5, **fields}
+    names = ("id", "task", "args", "kwargs", "queue", "priority", "ignore_result", "root_id", "parent_id")
+    values = [given.get(name) for name in names]
+    queue.rows(ONE, *[json.dumps(value) if isinstance(value, list | dict) else value for value in values], durable)
+    return str(given["id"])
+
+
+def alike(queue: Queue, kinds: list[dict[str, Any]], *numbers: int, durable: bool = False) -> list[str]:
+    """Enqueue a call of each of these kinds, with its place as argument."""
+    ids, args = [new_id() for _ in numbers], [f"[{place}]" for place, _ in enumerate(numbers)]
+    queue.rows(ALIKE, json.dumps(kinds, default=str), list(numbers), ids, args, None, durable)
+    return ids
+
+
+def stored(queue: Queue, *ids: str) -> list[dict[str, Any]]:
+    return [{name: value for name, value in (queue.job(id_) or {}).items() if name != "id"} for id_ in ids]
+
+
+def test_one_call_is_stored_as_enqueue_many_stores_it(queue: Queue) -> None:
+    queue.set_clock(NOON)
+    more = {"ignore_result": True, "root_id": new_id(), "parent_id": new_id(), "priority": 9, "queue": "mail"}
+    for fields in ({}, {"args": [1, {"a": None}], "kwargs": {"b": 2}, **more}):
+        first, second = stored(queue, one(queue, **fields), queue.add(**fields))
+        assert first == second
+
+
+def test_calls_of_few_kinds_are_stored_as_enqueue_many_stores_them(queue: Queue) -> None:
+    queue.set_clock(NOON)
+    kinds: list[dict[str, Any]] = [
+        {"task": "t"},
+        {"task": "t", "queue": "mail", "priority": 0, "headers": {"h": 1}, "ignore_result": False},
+        {
+            "task": "u",
+            "eta": NOON + timedelta(hours=1),
+            "expires": NOON + timedelta(hours=2),
+            "options": {"shadow": "s"},
+        },
+        {"task": "u", "countdown": 90, "expires_in": 0.5, "time_limit": 3, "soft_time_limit": 1.5},
+        {"task": "u", "eta": NOON - timedelta(hours=1), "root_id": new_id(), "parent_id": new_id()},
+    ]
+    numbers = [3, 1, 2, 5, 4, 1]
+    found = stored(queue, *alike(queue, kinds, *numbers))
+    expected = stored(
+        queue, *[queue.add(**kinds[number - 1] | {"args": [place]}) for place, number in enumerate(numbers)]
+    )
+    assert found == expected
+
+
+def test_of_one_kind_no_numbers_are_needed_and_arguments_are_those_of_their_ids(queue: Queue) -> None:
+    ids = [new_id(), new_id()]
+    queue.rows(ALIKE, '[{"task": "t"}]', None, ids, ["[1]", "[2]"], ["{}", '{"a": 1}'], False)
+    assert [(job["args"], job["kwargs"]) for job in stored(queue, *ids)] == [([1], {}), ([2], {"a": 1})]
+    queue.rows(ALIKE, '[{"task": "t"}]', None, [], [], None, False)
+    assert len(queue.everything()) == 2
+
+
+@pytest.mark.parametrize(
+    ("numbers", "ids", "args", "kwargs"),
+    [
+        (None, 2, ["[]"], None),
+        (None, 1, ["[]"], ["{}", "{}"]),
+        ([1], 2, ["[]", "[]"], None),
+        ([1, 2], 2, ["[]", "[]"], None),
+        ([0, 1], 2, ["[]", "[]"], None),
+    ],
+)
+def test_columns_that_do_not_fit_together_are_refused(
+    queue: Queue, numbers: list[int] | None, ids: int, args: list[str], kwargs: list[str] | None
+) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        queue.rows(ALIKE, '[{"task": "t"}]', numbers, [new_id() for _ in range(ids)], args, kwargs, False)
+    assert caught.value.sqlstate == "PQ002"
+    assert caught.value.diag.message_hint
+    assert queue.everything() == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"task": ""}, {"priority": 10}, {"args": {}}, {"kwargs": []}, {"queue": ""}], ids=str
+)
+def test_one_wrong_call_is_refused(queue: Queue, wrong: dict[str, Any]) -> None:
+    with pytest.raises(psycopg.IntegrityError):
+        one(queue, **wrong)
+    assert queue.everything() == []
+
+
+def test_an_id_that_is_there_is_refused_with_all_that_came_with_it(queue: Queue) -> None:
+    job = queue.add()
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        one(queue, id=job)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        queue.rows(ALIKE, '[{"task": "t"}]', None, [new_id(), job], ["[]", "[]"], None, False)
+    assert len(queue.everything()) == 1
+
+
+def test_workers_are_called_only_where_one_is_idle_and_only_for_what_may_start(queue: Queue, other: Queue) -> None:
+    other.rows('listen "pgqueue.work"')
+    later = {"task": "t", "queue": "mail", "countdown": 60}
+    mail = {"task": "t", "queue": "mail"}
+
+    def heard() -> list[str]:
+        other.rows("select")
+        return [notice.payload for notice in other.connection.notifies(timeout=0)]
+
+    one(queue, queue="mail")
+    alike(queue, [mail, {"task": "t"}], 1, 2, 1)
+    assert heard() == []
+    queue.rows("select pgqueue.say_idle(%s, '{mail}')", queue.worker)
+    one(queue)
+    alike(queue, [later, {"task": "t"}], 1, 2)
+    assert heard() == []
+    one(queue, queue="mail")
+    assert heard() == ["mail"]
+    alike(queue, [mail, later, {"task": "t"}], 1, 2, 3, 1)
+    assert heard() == ["mail"]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_these_two_commit_synchronously_where_they_are_asked_to(queue: Queue, durable: bool) -> None:
+    queue.rows("set synchronous_commit to off")
+    for enqueue in (lambda: one(queue, durable), lambda: alike(queue, [{"task": "t"}], 1, durable=durable)):
+        with queue.connection.transaction():
+            enqueue()
+            assert queue.one("show synchronous_commit") == ("on" if durable else "off")
+
+
+def test_who_may_call_enqueue_many_may_call_these(queue: Queue) -> None:
+    role = compose.Identifier(f"clerk_{new_id()[:8]}")
+    with queue.connection.transaction(force_rollback=True):
+        queue.connection.execute(compose.SQL("create role {}").format(role))
+        queue.connection.execute(compose.SQL("grant execute on function pgqueue.enqueue_many to {}").format(role))
+        queue.connection.execute(sql.functions())
+        may = queue.rows(
+            "select p.proname as name from pg_proc p where p.pronamespace = 'pgqueue'::regnamespace"
+            " and has_function_privilege(%s, p.oid, 'execute') order by 1",
+            role.as_string(queue.connection).strip('"'),
+        )
+    assert [row["name"] for row in may] == ["enqueue_alike", "enqueue_many", "enqueue_one"]
+
+
+def test_jobs_of_one_large_call_are_due_one_after_the_other(queue: Queue) -> None:
+    """A claim cursor stands between two moments: of one moment, it would have to begin with all of them each time."""
+    ids = [job for job, _ in queue.enqueue(*({"task": "t"} for _ in range(100)))]
+    alike = [new_id() for _ in range(100)]
+    queue.rows(
+        "select pgqueue.enqueue_alike('[{\"task\": \"t\"}]', null, %s::uuid[], array_fill('[]'::json, '{100}'), null)",
+        alike,
+    )
+    rows = queue.rows("select id::text, eta - enqueued_at as wait from pgqueue.job order by eta")
+    assert [row["id"] for row in rows] == ids + alike
+    assert len({row["wait"] for row in rows}) > 150
+    assert max(row["wait"] for row in rows) < timedelta(seconds=5)

@@ -136,6 +136,9 @@ def _use(queue: Queue) -> None:
     for _ in range(12):
         queue.claim()
         queue.claim(alone=True)
+        with queue.connection.transaction(force_rollback=True):
+            _enqueue_one(queue)
+            _enqueue_alike(queue)
         queue.rows("select * from pgqueue.backlog('{default}')")
         queue.finish(*_outcomes([nobody], "SUCCESS"), *_outcomes([{**nobody, "id": new_id()}], "RETRY"))
         queue.finish(*_outcomes([nobody], "REQUEUE"), *_outcomes([{**nobody, "id": new_id()}], "REPLACED"))
@@ -160,6 +163,19 @@ def _say(queue: Queue, call: Call) -> None:
     job, get = new_id(), new_id()
     call("wait for", lambda: queue.one("select pgqueue.wait_for(%s, %s, 60)", job, get))
     call("stop waiting", lambda: queue.one("select pgqueue.stop_waiting(%s, %s)", job, get))
+
+
+def _enqueue_one(queue: Queue) -> None:
+    queue.one("select pgqueue.enqueue_one(%s, 't', '[]', '{}', 'default', 5::smallint)", new_id())
+
+
+def _enqueue_alike(queue: Queue) -> None:
+    ids, numbers = [new_id() for _ in range(BATCH)], [1 + place % 3 for place in range(BATCH)]
+    kinds = '[{"task": "a"}, {"task": "b", "priority": 0}, {"task": "c"}]'
+    queue.one(
+        "select pgqueue.enqueue_alike(%s, %s::int[], %s::uuid[], array_fill('[]'::json, array[%s]), null)",
+        kinds, numbers, ids, BATCH,
+    )  # fmt: skip
 
 
 def _put_back(queue: Queue, call: Call, state: str) -> None:
@@ -226,6 +242,8 @@ def _measure(queue: Queue) -> Measured:
     waiting = queue.one("select id::text from pgqueue.job where worker is null limit 1")
     call("revoke a waiting job", lambda: queue.one("select pgqueue.revoke(%s)", waiting))
     known = [{"task": "t", "id": new_id(), "known": True, "unique_key": str(at)} for at in range(BATCH)]
+    call("enqueue one", lambda: _enqueue_one(queue))
+    call("enqueue alike", lambda: _enqueue_alike(queue))
     call("enqueue", lambda: queue.enqueue(*known))
     call("enqueue again", lambda: queue.enqueue(*known))
     done = [{"task": "t", "id": claim["id"], "known": True} for claim in claims[1:]]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from enum import Enum, IntEnum, StrEnum
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
 from uuid import UUID, uuid4
 
 import psycopg
@@ -609,7 +611,8 @@ def test_configure_keeps_the_other_settings(app: PgQueue) -> None:
 def test_a_schema_that_knows_no_links_is_told_of_and_nothing_is_sent(app: PgQueue, dsn: str) -> None:
     add = app.task(name="by.name")(lambda x, y: x + y)
     with psycopg.connect(dsn) as old:  # in a transaction that is rolled back, as before migration 0003:
-        old.execute("drop function pgqueue.check_calls")
+        for function in ("check_calls", "enqueue_one", "enqueue_alike"):
+            old.execute(f"drop function pgqueue.{function}")
         # what it does not know, it leaves out
         old.execute(
             """create or replace function pgqueue.enqueue_many(p_jobs json, p_durable boolean default false)
@@ -618,9 +621,133 @@ def test_a_schema_that_knows_no_links_is_told_of_and_nothing_is_sent(app: PgQueu
                    select g.id, g.task, now(), now() from json_to_recordset(p_jobs) as g (id uuid, task text)
                    returning job.id, true $$"""
         )
-        for options in ({"link": add.s(1)}, {"link_error": add.s(1)}, {"shadow": "sum"}):
+        for options in ({}, {"link": add.s(1)}, {"link_error": add.s(1)}, {"shadow": "sum"}):
             with pytest.raises(SchemaMissing, match="pgqueue migrate"), old.transaction():
                 add.apply_async((2, 3), connection=old, **options)
         assert old.execute("select count(*) from pgqueue.job").fetchone() == (0,)
-        assert add.apply_async((2, 3), connection=old).created
+        assert add.apply_async((2, 3), connection=old, unique_key="k").created
         old.rollback()
+
+
+# -- the way there -------------------------------------------------------------------------------------------------
+
+
+def messages(app: PgQueue, folder: Path, call: Callable[[], object]) -> list[str]:
+    """Return the kinds of messages that the one pooled connection of an app sends meanwhile, as libpq names them."""
+    with app.database.connection() as connection:
+        pgconn = connection.pgconn
+    assert app.database._sync_pool().get_stats()["pool_size"] == 1
+    with (folder / "trace").open("w+") as file:
+        pgconn.trace(file.fileno())
+        try:
+            call()
+        finally:
+            pgconn.untrace()
+        file.seek(0)
+        lines = [line.split("\t") for line in file]  # one a message, and what a statement has of its own
+        return [line[3].strip() for line in lines if line[1:2] == ["F"]]
+
+
+def test_a_call_is_one_round_trip_and_one_statement_that_commits_itself(dsn: str, tmp_path: Path) -> None:
+    app = PgQueue("shop", dsn=dsn, pool_size=1)
+    task = app.task(name="add")(add)
+    once = ["Parse", "Bind", "Describe", "Execute", "Sync"]
+    calls: list[Callable[[], object]] = [
+        lambda: task.delay(1, y=2),
+        lambda: task.apply_async((1,), countdown=1),
+        lambda: task.apply_async((1,), unique_key="k"),
+        lambda: app.enqueue_many(task.s(n) for n in range(1000)),
+    ]
+    try:
+        for call in calls:
+            assert messages(app, tmp_path, call) == once
+    finally:
+        app.close()
+
+
+async def test_a_coroutine_enqueues_without_a_thread(app: PgQueue, conn: Connection) -> None:
+    add = app.task_named("add")
+    await add.adelay(0)  # opens the pool: a host name may be looked up in a thread
+    loop = asyncio.get_running_loop()
+
+    def refuse(*_: object) -> NoReturn:
+        raise AssertionError("a thread was asked for")
+
+    loop.run_in_executor = refuse  # type: ignore[method-assign]
+    threads = set(threading.enumerate())
+    await add.adelay(1)
+    await add.aapply_async((2,), unique_key="k")
+    await app.aenqueue_many(add.s(n) for n in (3, 4))
+    assert set(threading.enumerate()) <= threads
+    del loop.run_in_executor  # type: ignore[method-assign]
+    await app.aclose()
+    assert [job["args"] for job in jobs(conn)] == [[n] for n in range(5)]
+
+
+def test_many_kinds_of_calls_at_once_are_stored_as_they_are_one_by_one(app: PgQueue, conn: Connection) -> None:
+    add, anything = app.task_named("add"), app.task_named("anything")
+    calls: list[Any] = [
+        add.s(1, y=2),
+        anything.s('\n"\\{},\u2028', None, key="it's"),
+        add.s(3).set(queue=Kind.SMS, priority=Rank.HIGH, headers={"h": "\n"}, ignore_result=False),
+        add.s(4).set(countdown=90, expires=60, time_limit=3.5, soft_time_limit=2),
+        add.s(5).set(eta=SOON, shadow="sum", root_id=str(uuid4()), parent_id=str(uuid4())),
+        app.signature("unregistered", ([],)),
+    ]
+    for call in calls:
+        call.apply_async()
+    single = jobs(conn)
+    conn.execute("delete from pgqueue.job")
+    handles = app.enqueue_many(calls)
+    together = jobs(conn)
+    assert [str(job["id"]) for job in together] == [handle.id for handle in handles]
+    for job in (*single, *together):
+        of_its_own = ["id", "enqueued_at", "eta"] if job["eta"] != SOON else ["id", "enqueued_at", "wait"]
+        job["expires"] = job["expires"] and job["expires"] - job["enqueued_at"]
+        # Calls made together have moments of their own within the statement.
+        job["wait"] = round(job["wait"].total_seconds(), 1)
+        for name in of_its_own:
+            del job[name]
+    assert together == single
+
+
+def test_what_many_calls_write_is_all_or_nothing(app: PgQueue, conn: Connection) -> None:
+    conn.execute("alter table pgqueue.job add constraint staged check (args->>0 <> '9999')")
+    try:
+        with pytest.raises(psycopg.errors.CheckViolation):
+            app.enqueue_many(app.task_named("add").s(n) for n in range(10_000))
+        assert jobs(conn) == []
+    finally:
+        conn.execute("alter table pgqueue.job drop constraint staged")
+
+
+def test_another_client_encoding_changes_nothing(dsn: str, conn: Connection) -> None:
+    app = PgQueue("shop", dsn=f"{dsn}{'&' if '?' in dsn else '?'}client_encoding=latin1")
+    app.task(name="anything")(anything).delay("ü")
+    app.enqueue_many(app.task_named("anything").s("ü") for _ in range(2))
+    app.close()
+    assert [job["args"] for job in jobs(conn)] == [["ü"]] * 3
+
+
+def test_an_interrupted_call_leaves_a_pool_that_works(app: PgQueue, conn: Connection, dsn: str) -> None:
+    add = app.task_named("add")
+    add.delay(0)
+    main = threading.get_ident()
+
+    def interrupt() -> None:
+        with psycopg.connect(dsn, autocommit=True) as watcher:
+            blocked = "select from pg_stat_activity where wait_event_type = 'Lock' and application_name like 'pgqueue%'"
+            while not watcher.execute(blocked).fetchall():
+                pass
+        signal.pthread_kill(main, signal.SIGINT)
+
+    with psycopg.connect(dsn) as other:
+        other.execute("lock table pgqueue.job in access exclusive mode")
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            add.delay(1)
+        thread.join()
+        other.rollback()
+    add.delay(2)
+    assert [job["args"] for job in jobs(conn) if job["args"] != [1]] == [[0], [2]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import importlib
 import importlib.util
 import sys
@@ -10,6 +11,7 @@ import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import timedelta, tzinfo
 from functools import partial
 from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
@@ -406,23 +408,25 @@ class PgQueue:
         """
         if self.always_eager:
             return self._applied(calls)
-        jobs, handles = self._jobs(calls)
-        return self._handles(jobs, handles, self._enqueue(jobs, connection))
+        with _nothing_collected():
+            jobs, handles = self._jobs(calls)
+            return self._enqueue(jobs, handles, connection)
 
     async def aenqueue_many(self, calls: Iterable[Signature[R]], *, connection: object = None) -> list[Handle[R]]:
         """Enqueue any number of calls as `enqueue_many` does, without blocking the event loop."""
         if self.always_eager:
             return self._applied(calls)
-        jobs, handles = self._jobs(calls)
-        return self._handles(jobs, handles, await self._aenqueue(jobs, connection))
+        with _nothing_collected():
+            jobs, handles = self._jobs(calls)
+        return await self._aenqueue(jobs, handles, connection)
 
     def enqueue(self, job: NewJob, connection: object = None, **handle: Any) -> Handle[Any]:
         """Enqueue one job that has been checked and encoded; `delay` and its kin end here."""
-        return self._handles([job], [handle], self._enqueue([job], connection))[0]
+        return self._enqueue([job], [handle], connection)[0]
 
     async def aenqueue(self, job: NewJob, connection: object = None, **handle: Any) -> Handle[Any]:
         """Enqueue one job as `enqueue` does, without blocking the event loop."""
-        return self._handles([job], [handle], await self._aenqueue([job], connection))[0]
+        return (await self._aenqueue([job], [handle], connection))[0]
 
     def run_job(self, job: NewJob, throw: bool = False) -> EagerResult[Any]:
         """Run a job here and now; eager runs continue with it. Raises UnknownTask."""
@@ -549,26 +553,46 @@ class PgQueue:
     def _named(self, name: str) -> AnyTask | NamedTask:
         return self.tasks[name] if name in self.tasks else NamedTask(self, name)
 
-    def _enqueue(self, jobs: Sequence[NewJob], connection: object) -> Sequence[Enqueued]:
+    def _enqueue(
+        self, jobs: Sequence[NewJob], handles: Sequence[Mapping[str, Any]], connection: object
+    ) -> list[Handle[Any]]:
         if not jobs:
             return []
         statements = self.database.statements
         jobs = announce(jobs)
         if connection is not None:
-            return told(jobs, enqueue_on(connection, statements.enqueue(jobs, durable=False)))
-        again = partial(_once_more, statements, jobs)
-        return told(jobs, self.database.run(statements.enqueue(jobs, durable=True), again))
+            rows = enqueue_on(connection, statements.enqueue(jobs, durable=False))
+            return self._enqueued(jobs, rows, self._handles(handles, rows))
+        statement, early = statements.enqueue(jobs, durable=True), list[Handle[Any]]()
+        if (known := statement.answer) is not None:
 
-    async def _aenqueue(self, jobs: Sequence[NewJob], connection: object) -> Sequence[Enqueued]:
+            def answer() -> list[Enqueued]:  # while the server works: a fifth of our part of a large call
+                rows = known()
+                early[:] = self._handles(handles, rows)
+                return rows
+
+            statement = replace(statement, answer=answer)
+
+        def again() -> Statement[Enqueued]:
+            early.clear()
+            return _once_more(statements, jobs)
+
+        rows = self.database.run(statement, again)
+        return self._enqueued(jobs, rows, early or self._handles(handles, rows))
+
+    async def _aenqueue(
+        self, jobs: Sequence[NewJob], handles: Sequence[Mapping[str, Any]], connection: object
+    ) -> list[Handle[Any]]:
         if not jobs:
             return []
         statements = self.database.statements
         jobs = announce(jobs)
         if connection is not None:
-            return told(jobs, await aenqueue_on(connection, statements.enqueue(jobs, durable=False)))
-        again = partial(_once_more, statements, jobs)
-        rows = await self.database.arun(statements.enqueue(jobs, durable=True), again)
-        return told(jobs, rows)
+            rows = await aenqueue_on(connection, statements.enqueue(jobs, durable=False))
+        else:
+            again = partial(_once_more, statements, jobs)
+            rows = await self.database.arun(statements.enqueue(jobs, durable=True), again)
+        return self._enqueued(jobs, rows, self._handles(handles, rows))
 
     def _jobs(self, calls: Iterable[Signature[Any]]) -> tuple[list[NewJob], list[Mapping[str, Any]]]:
         """Return calls as jobs, and what the handle of each has to know.
@@ -589,12 +613,14 @@ class PgQueue:
             handles.append(handle)
         return jobs, handles
 
-    def _handles(
-        self, jobs: Sequence[NewJob], handles: Sequence[Mapping[str, Any]], rows: Sequence[Enqueued]
-    ) -> list[Handle[Any]]:
-        made: list[Handle[Any]] = [
+    def _handles(self, handles: Sequence[Mapping[str, Any]], rows: Sequence[Enqueued]) -> list[Handle[Any]]:
+        return [
             Handle(id_, self, created=created, **handle) for handle, (id_, created) in zip(handles, rows, strict=True)
         ]
+
+    def _enqueued(self, jobs: Sequence[NewJob], rows: Sequence[Enqueued], made: list[Handle[Any]]) -> list[Handle[Any]]:
+        """Tell whom it concerns that jobs are enqueued; return their handles."""
+        told(jobs, rows)
         around = current_context()
         if around is not None:
             around.children.extend(found for job, found in zip(jobs, made, strict=True) if leaves_trail(job))
@@ -680,3 +706,20 @@ def shared_task(
         return SHARED.add(_made(Task if base is None else base), function, options)
 
     return decorate if function is None else decorate(function)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Pause the cyclic garbage collector, if it is on.
+
+    All that becomes of a large call is kept until it is sent, so the collector would walk over it again and again and
+    find nothing: a third of the time of 100,000 calls.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

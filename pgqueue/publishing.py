@@ -17,15 +17,14 @@ def announce(jobs: Sequence[NewJob]) -> Sequence[NewJob]:
     return [_announced(job) for job in jobs]
 
 
-def told(jobs: Sequence[NewJob], rows: Sequence[Enqueued]) -> Sequence[Enqueued]:
-    """Send `after_task_publish` for each job that was created; return the rows."""
+def told(jobs: Sequence[NewJob], rows: Sequence[Enqueued]) -> None:
+    """Send `after_task_publish` for each job that was created."""
     if after_task_publish.receivers:
         for job, (_, created) in zip(jobs, rows, strict=True):
             if created:
                 after_task_publish.send(
                     job.task, body=_body(job), exchange="", routing_key=job.queue, headers=_headers(job)
                 )
-    return rows
 
 
 def _announced(job: NewJob) -> NewJob:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pgqueue import sql
@@ -34,7 +35,8 @@ Row = tuple[Any, ...]
 class Statement(Generic[T]):
     """One statement: SQL with $1, $2 ..., its parameters, and the function that makes a value of a row.
 
-    - `answer`: the values, where they are known before it is sent, if it does not fail: its rows are not looked at.
+    - `answer`: makes the values, where they are known before it is sent, if it does not fail: its rows are not looked
+      at. It is called while the server works, once at least.
     - `bare`: the same SQL for libpq itself, which needs no casts; all parameters are texts then.
     - `binary`: the answer comes in PostgreSQL's binary form, which costs both sides less where there are many rows.
     """
@@ -42,13 +44,13 @@ class Statement(Generic[T]):
     sql: str
     params: Sequence[object]
     row: Callable[[Row], T]
-    answer: list[T] | None = None
+    answer: Callable[[], list[T]] | None = None
     bare: bytes = b""
     binary: bool = False
 
     def values(self, rows: Iterable[Sequence[Any]]) -> list[T]:
         """Return what the database has answered."""
-        return [self.row(tuple(row)) for row in rows] if self.answer is None else self.answer
+        return [self.row(tuple(row)) for row in rows] if self.answer is None else self.answer()
 
 
 class Status(NamedTuple):
@@ -242,7 +244,9 @@ class Statements:
         return self._make(name, (f"[{','.join(map(job_json, jobs))}]", durable), _enqueued)
 
     def _sure(self, name: str, params: Sequence[object], jobs: Sequence[NewJob]) -> Statement[Enqueued]:
-        answer = [Enqueued(job.id, True) for job in jobs]
+        def answer() -> list[Enqueued]:
+            return list(map(Enqueued._make, zip([job.id for job in jobs], repeat(True))))
+
         return Statement(self._sql[name], params, _enqueued, answer, self._bare[name])
 
     def claim(

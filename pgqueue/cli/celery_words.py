@@ -464,7 +464,7 @@ SECTIONS: dict[str, Section] = {
          "Of `worker`."),
         ("-P/--pool", CHANGED, "prefork, solo, threads, asyncio; no gevent, no eventlet."),
         ("--without-gossip --without-mingle --without-heartbeat", CHANGED, "Taken without effect."),
-        ("-O", UNSUPPORTED, "Leave it out: a claimed job that does not begin within 0.2 s is handed back."),
+        ("-O", UNSUPPORTED, "Leave it out: a claimed job that does not begin within 0.15 s is handed back."),
         ("-B/--beat -s/--schedule --scheduler beat", LATER, _BEAT),
         ("-E/--task-events events", LATER, _EVENTS),
         ("-D/--detach -f/--logfile --uid --gid --umask --executable --statedb --workdir multi", UNSUPPORTED,

@@ -49,7 +49,11 @@ def tell(session: Session, statement: Statement[T]) -> list[T]:
     texts = [None if text is None else text.encode() for text in cast("Sequence[str | None]", statement.params)]
     try:
         pgconn.send_query_params(statement.bare, texts)
-        _await_answer(pgconn, patience_for(session, sum(map(len, filter(None, texts)))))
+        patience = patience_for(session, sum(map(len, filter(None, texts))))
+        _send_all(pgconn, patience)
+        values = statement.values(())
+        while pgconn.is_busy():
+            _await(pgconn, select.POLLIN, patience)
         while (result := pgconn.get_result()) is not None:
             if result.status not in _DONE:
                 raise psycopg.errors.error_from_result(result, "utf-8")
@@ -57,22 +61,22 @@ def tell(session: Session, statement: Statement[T]) -> list[T]:
         if (ours := _in_our_words(error)) is not None:
             raise ours from error
         raise
-    return statement.values(())
+    return values
 
 
-def _await_answer(pgconn: PGconn, patience: float) -> None:
-    """Wait until the whole answer is there; raise Overdue if nothing comes for so many seconds."""
+def _send_all(pgconn: PGconn, patience: float) -> None:
+    while pgconn.flush():
+        _await(pgconn, select.POLLIN | select.POLLOUT, patience)  # the server may say something before it has it all
+
+
+def _await(pgconn: PGconn, events: int, patience: float) -> None:
+    """Wait until the socket is ready, and read what has come; raise Overdue if nothing happens for so many seconds."""
     poll = select.poll()
-    unsent = pgconn.flush()
-    while True:
-        poll.register(pgconn.socket, select.POLLIN | select.POLLOUT if unsent else select.POLLIN)
-        if not poll.poll(patience * 1000):
-            pgconn.finish()
-            raise Overdue(f"no answer from the server for {patience:.3g} s")
-        pgconn.consume_input()
-        unsent = unsent and pgconn.flush()
-        if not unsent and not pgconn.is_busy():
-            return
+    poll.register(pgconn.socket, events)
+    if not poll.poll(patience * 1000):
+        pgconn.finish()
+        raise Overdue(f"no answer from the server for {patience:.3g} s")
+    pgconn.consume_input()
 
 
 def run_together(connection: Connection, *statements: Statement[Any]) -> list[list[Any]]:

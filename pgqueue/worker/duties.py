@@ -26,7 +26,8 @@ Connection = psycopg.Connection[Any]
 
 SWEEP_SECONDS = 1.0
 PRUNE_SECONDS = 60.0
-PRUNE_BATCH = 1000
+#: Results that are deleted once a second at most: as many as end in that time, or they pile up.
+PRUNE_BATCH = 5000
 #: Seconds that a duty is taken for; whoever has it renews it, and others take over when it does not.
 _DUTY_SECONDS = 2.0
 #: Seconds between two looks of a worker without the duty, to know its neighbours.
@@ -122,7 +123,7 @@ class Rounds:
         self._next_look = now
         self._next_beat = now + app.settings.beat_interval
         self._next_sweep = now + random.uniform(0.0, SWEEP_SECONDS)
-        self._next_search = self._next_prune = now
+        self._next_search = self._next_prune = self._next_orphans = now
 
     @property
     def next(self) -> float:
@@ -151,6 +152,9 @@ class Rounds:
             self._next_look = min(self._next_look, self._next_sweep)
         if on_duty and now >= self._next_prune:
             self._next_prune = now + (SWEEP_SECONDS if self._prune(connection) else PRUNE_SECONDS)
+        if on_duty and now >= self._next_orphans:
+            self._next_orphans = now + PRUNE_SECONDS
+            self._take_back_orphans(connection)
         return buried
 
     def noticed(self, now: float) -> None:
@@ -178,16 +182,16 @@ class Rounds:
         self._cursors.look_back(found, now)
 
     def _prune(self, connection: Connection) -> bool:
-        """Delete old results and take back leases of nobody; return whether there is more to delete."""
+        """Delete old results; return whether there is more to delete."""
         keep = self._settings.result_expires.total_seconds()
-        count = run(connection, self._statements.prune(keep, PRUNE_BATCH))[0]
-        if count == PRUNE_BATCH:
-            return True
+        return run(connection, self._statements.prune(keep, PRUNE_BATCH))[0] == PRUNE_BATCH
+
+    def _take_back_orphans(self, connection: Connection) -> None:
+        """Take back leases of nobody."""
         for worker in run(connection, self._statements.orphans(self._settings.dead_after)):
             error = ErrorReport("WorkerLostError", "pgqueue.errors", f"worker {worker} died and is not on the list")
             run(connection, self._statements.bury(worker, error, None, self._settings.max_crashes))
             logger.warning("leases of worker %s, which is not on the list, are taken back", worker)
-        return False
 
     def _bury(self, connection: Connection, other: Observed, evidence: str) -> None:
         error = ErrorReport(

@@ -484,8 +484,8 @@ def test_an_id_that_has_failed_may_run_again(app: PgQueue, conn: Connection) -> 
 def test_thousands_of_jobs_are_one_statement(app: PgQueue, conn: Connection) -> None:
     add = app.task_named("add")
     handles = app.enqueue_many(add.s(n).set(priority=n % 10) for n in range(5000))
-    statement = "select count(*), count(distinct xmin::text), count(distinct cmin::text), count(distinct enqueued_at)"
-    assert conn.execute(f"{statement} from pgqueue.job").fetchall() == [(5000, 1, 1, 1)]
+    statement = "select count(*), count(distinct xmin::text), count(distinct cmin::text)"
+    assert conn.execute(f"{statement} from pgqueue.job").fetchall() == [(5000, 1, 1)]
     found = {str(job["id"]): (job["args"], job["priority"]) for job in jobs(conn)}
     assert [found[handle.id] for handle in handles] == [([n], n % 10) for n in range(5000)]
     assert all(handle.created for handle in handles)
@@ -703,7 +703,7 @@ def test_many_kinds_of_calls_at_once_are_stored_as_they_are_one_by_one(app: PgQu
     assert [str(job["id"]) for job in together] == [handle.id for handle in handles]
     for job in (*single, *together):
         of_its_own = ["id", "enqueued_at", "eta"] if job["eta"] != SOON else ["id", "enqueued_at", "wait"]
-        job["expires"] = job["expires"] and job["expires"] - job["enqueued_at"]
+        job["expires"] = job["expires"] and round((job["expires"] - job["enqueued_at"]).total_seconds(), 1)
         # Calls made together have moments of their own within the statement.
         job["wait"] = round(job["wait"].total_seconds(), 1)
         for name in of_its_own:

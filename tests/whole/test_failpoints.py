@@ -154,8 +154,12 @@ POINTS = [
 
 #: Statements that no worker issues of its own accord.
 OF_CALLERS = {
-    "enqueue": "delay and apply_async",
-    "enqueue_linked": "the same, with links",
+    "enqueue_one": "delay and apply_async",
+    "enqueue_one bare": "the same, on a connection of ours",
+    "enqueue_alike": "enqueue_many",
+    "enqueue_alike bare": "the same, on a connection of ours",
+    "enqueue": "both, with a unique key or an id of the caller's",
+    "enqueue_linked": "both, with links",
     "children": "AsyncResult.children",
     "set_state": "Task.update_state",
     "forget": "AsyncResult.forget",

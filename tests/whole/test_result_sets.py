@@ -67,7 +67,7 @@ class Jobs:
 
     def run(self, statement: Statement[Any]) -> list[Any]:
         with psycopg.RawCursor(self._conn) as cursor:
-            return [statement.row(row) for row in cursor.execute(statement.sql, statement.params).fetchall()]
+            return statement.values(cursor.execute(statement.sql, statement.params).fetchall())
 
 
 @pytest.fixture

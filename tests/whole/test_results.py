@@ -83,7 +83,7 @@ class Worker:
 
     def run(self, statement: Statement[Any]) -> list[Any]:
         with psycopg.RawCursor(self._conn) as cursor:
-            return [statement.row(row) for row in cursor.execute(statement.sql, statement.params).fetchall()]
+            return statement.values(cursor.execute(statement.sql, statement.params).fetchall())
 
     def enqueue(self, **job: Any) -> str:
         """Enqueue a job as a task or a continuation would."""

@@ -54,10 +54,11 @@ begin
            id, task, args, kwargs, queue, priority, eta, enqueued_at, expires, headers, root_id, parent_id,
            ignore_result, time_limit, soft_time_limit, options)
     select c.id, k.task, c.args, coalesce(c.kwargs, '{}'), k.queue, k.priority,
-           -- Each at a moment of its own, so that a cursor can stand between any two of a large call.
-           case when k.start = v_now and c.n > 1 and v_ticks then clock_timestamp() else k.start end, v_now, k.expires,
-           k.headers, k.root_id, k.parent_id, k.ignore_result, k.time_limit, k.soft_time_limit, k.options
-      from called, unnest(p_ids, p_args, p_kwargs, p_kind) with ordinality as c (id, args, kwargs, kind, n)
+           case when k.start = v_now then c.moment else k.start end, c.moment, k.expires, k.headers, k.root_id, k.parent_id, k.ignore_result, k.time_limit, k.soft_time_limit, k.options
+      -- Each has a moment of its own, so that a cursor can stand between any two of a large call.
+      from called, (
+           select *, case when u.n > 1 and v_ticks then clock_timestamp() else v_now end as moment
+             from unnest(p_ids, p_args, p_kwargs, p_kind) with ordinality as u (id, args, kwargs, kind, n)) c
       join kind k on k.n = coalesce(c.kind, 1)
      order by c.n;
     get diagnostics v_stored = row_count;

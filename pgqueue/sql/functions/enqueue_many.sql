@@ -47,15 +47,14 @@ begin
                id, task, args, kwargs, queue, priority, eta, enqueued_at, expires, unique_key,
                headers, root_id, parent_id, ignore_result, time_limit, soft_time_limit, links, errbacks, options)
         select g.job_id, g.task, coalesce(g.args, '[]'), coalesce(g.kwargs, '{}'), g.line,
-               coalesce(g.priority, 5::smallint),
-               -- Each at a moment of its own, so that a cursor can stand between any two of a large call.
-               case when g.start = v_now and g.n > 1 and v_ticks then clock_timestamp() else g.start end, v_now,
-               coalesce(g.expires, v_now + g.expires_in * interval '1 second'), g.unique_key,
+               coalesce(g.priority, 5::smallint), case when g.start = v_now then g.moment else g.start end, g.moment,
+               coalesce(g.expires, g.moment + g.expires_in * interval '1 second'), g.unique_key,
                g.headers, g.root_id, g.parent_id, g.ignore_result, g.time_limit, g.soft_time_limit,
                case when g.links is null or g.checked then g.links else pgqueue.check_calls(g.links, 'links') end,
                case when g.errbacks is null or g.checked then g.errbacks
                     else pgqueue.check_calls(g.errbacks, 'errbacks') end, g.options
-          from given g
+          -- Each has a moment of its own, so that a cursor can stand between any two of a large call.
+          from (select *, case when n > 1 and v_ticks then clock_timestamp() else v_now end as moment from given) g
          -- Two transactions that insert the same keys, or the same known ids, in one order cannot deadlock.
          order by g.unique_key, case when g.known then g.job_id end, g.n
             on conflict do nothing

@@ -410,7 +410,7 @@ class PgQueue:
             return self._applied(calls)
         with _nothing_collected():
             jobs, handles = self._jobs(calls)
-            return self._enqueue(jobs, handles, connection)
+        return self._enqueue(jobs, handles, connection)
 
     async def aenqueue_many(self, calls: Iterable[Signature[R]], *, connection: object = None) -> list[Handle[R]]:
         """Enqueue any number of calls as `enqueue_many` does, without blocking the event loop."""
@@ -568,7 +568,8 @@ class PgQueue:
 
             def answer() -> list[Enqueued]:  # while the server works: a fifth of our part of a large call
                 rows = known()
-                early[:] = self._handles(handles, rows)
+                with _nothing_collected():
+                    early[:] = self._handles(handles, rows)
                 return rows
 
             statement = replace(statement, answer=answer)

@@ -158,7 +158,8 @@ _CALLS = {
     "claim": """
         select id::text, task, queue, priority, args::text, kwargs::text, attempt, retries, crashes, eta, enqueued_at,
                expires, expired, revoked, headers::text, root_id::text, parent_id::text, ignore_result,
-               succeeded, time_limit, soft_time_limit, links::text, errbacks::text, options::text, requeues
+               succeeded, time_limit::text::float8, soft_time_limit::text::float8, links::text, errbacks::text,
+               options::text, requeues
           from pgqueue.claim($1::text::uuid, $2::text[], $3, $4::text[], $5, $6, $7::text::timestamptz[])""",
     "look_back": "select now, queue, priority, eta from pgqueue.look_back($1::text[], $2)",
     "finish": "select refused::text from pgqueue.finish($1::text::uuid, $2::text::json) as refused",

@@ -102,8 +102,9 @@ def given_ground(
         _drop(keeper, schema)
     version = keeper.info.parameter_status("server_version") or ""
     ground = Ground(dsn, schema, version, f"PostgreSQL {version} {place}")
+    # Before anything is dropped: somebody else may just have made it.
+    keeper.execute(f"create schema {schema}; comment on schema {schema} is '{_MARK}'".encode())
     try:
-        keeper.execute(f"create schema {schema}; comment on schema {schema} is '{_MARK}'".encode())
         keeper.execute(schema_script(schema).encode())
         app.configure(dsn=dsn or None, schema=schema)
         yield ground

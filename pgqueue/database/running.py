@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 import psycopg
 from psycopg import generators
 from psycopg.pq import ExecStatus
-from psycopg.pq.abc import PGconn
+from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import tuple_row
 
 from pgqueue.database.sessions import AsyncSession, Overdue, Punctual, Session, patience_for
@@ -52,16 +52,25 @@ def tell(session: Session, statement: Statement[T]) -> list[T]:
         patience = patience_for(session, sum(map(len, filter(None, texts))))
         _send_all(pgconn, patience)
         values = statement.values(())
-        while pgconn.is_busy():
-            _await(pgconn, select.POLLIN, patience)
-        while (result := pgconn.get_result()) is not None:
+        failed: PGresult | None = None
+        while (
+            result := _next_result(pgconn, patience)
+        ) is not None:  # to the last, or the connection is of no more use
             if result.status not in _DONE:
-                raise psycopg.errors.error_from_result(result, "utf-8")
+                failed = failed or result
+        if failed is not None:
+            raise psycopg.errors.error_from_result(failed, "utf-8")
     except psycopg.Error as error:
         if (ours := _in_our_words(error)) is not None:
             raise ours from error
         raise
     return values
+
+
+def _next_result(pgconn: PGconn, patience: float) -> PGresult | None:
+    while pgconn.is_busy():
+        _await(pgconn, select.POLLIN, patience)
+    return pgconn.get_result()
 
 
 def _send_all(pgconn: PGconn, patience: float) -> None:

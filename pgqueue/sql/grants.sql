@@ -1,6 +1,7 @@
 -- Nobody but the owner may call anything until he is granted it. Enqueueing needs USAGE on the schema, EXECUTE on
--- enqueue, enqueue_many, clock, new_id, and the rights on the tables that they touch. enqueue_one and enqueue_alike, to
--- which the client turns where it can, come with enqueue_many.
+-- enqueue, enqueue_many, enqueue_one, enqueue_alike (to which the client turns where it can), check_calls, clock and
+-- new_id, and the rights on the tables that they touch. A migration gives enqueue_one and enqueue_alike to whoever has
+-- enqueue_many already.
 revoke all on schema pgqueue from public;
 revoke all on all functions in schema pgqueue from public;
 do $$

@@ -44,11 +44,14 @@ class Acks:
         """What is acknowledged next."""
         return self.waiting[:LARGEST_ACK]
 
-    def finish(self, connection: Connection, claim: Statement[Claim] | None) -> list[Claim]:
-        """Acknowledge a batch, and claim in the same round trip and commit; return what was claimed."""
+    def finish(self, connection: Connection, claim: Statement[Claim] | None) -> list[Claim] | None:
+        """Acknowledge a batch, and claim in the same round trip and commit; return what was claimed.
+
+        None: it did not come to a claim.
+        """
         batch = self.batch
         if not batch:
-            return [] if claim is None else run(connection, claim)
+            return None if claim is None else run(connection, claim)
         statements: list[Statement[Any]] = [self._statements.finish(self._worker, batch)]
         if claim is not None:
             statements.append(claim)
@@ -60,10 +63,10 @@ class Acks:
             for ended in batch:  # so that a bad one does not hold up the others
                 self.waiting.remove(ended)
                 self._finish_one(connection, ended, LATER)
-            return []
+            return None
         self.waiting = self.waiting[len(batch) :]
         self._tell(batch, refused)
-        return claimed[0] if claimed else []
+        return claimed[0] if claimed else None
 
     def finish_later(self, connection: Connection, now: float, *, hurry: bool) -> None:
         """Try one again that could not be stored: it may take seconds, so ever more rarely, unless in a hurry."""

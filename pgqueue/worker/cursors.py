@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
 
@@ -15,11 +15,17 @@ from pgqueue.types import Claim
 #: committed late is usually found at once.
 SLACK_JOBS = 2000
 SLACK = timedelta(seconds=5)
-#: After a claim has gone back to the start, its duration times this passes before another one may: 2 % of the time.
-RARELY = 50
+#: Seconds for each second that a look from far back has taken, before there is another one: 2 % of the time. But no
+#: more than so many seconds in all: it may have been the network that was slow.
+_RARELY, _REST = 50, 10.0
 
 _PRIORITIES = range(9, -1, -1)
 _lane = attrgetter("queue", "priority")
+
+
+def rest(seconds: float) -> float:
+    """Return the seconds to wait after a look from far back that took so many."""
+    return min(_RARELY * seconds, _REST)
 
 
 class Cursors:
@@ -45,20 +51,25 @@ class Cursors:
     @property
     def after(self) -> str | None:
         """What `claim` takes: an array of times; None to begin at the very start."""
-        starts = [cursor.start for cursor in self._lanes.values()]
+        starts = [self._lanes[queue, priority].start for queue in self.queues for priority in _PRIORITIES]
         if not any(starts):
             return None
         return "{" + ",".join("NULL" if start is None else f'"{start.isoformat()}"' for start in starts) + "}"
 
+    def forget(self) -> None:
+        """Begin the next claim at the very start."""
+        for cursor in self._lanes.values():
+            cursor.forget()
+
     def claimed(self, claims: Sequence[Claim], *, wanted: int, began: float, ended: float) -> None:
         """Note what a claim has brought.
 
-        - `wanted`: how many it asked for: where there were fewer, nothing else waited.
+        - `wanted`: how many it asked for: where there were fewer, nothing else was found.
         - `began`, `ended`: when, by a monotonic clock in seconds.
         """
         if self.went_back:
             self.went_back = False
-            self._rests_until = ended + RARELY * (ended - began)
+            self._rests_until = ended + rest(ended - began)
         suspect = bool(claims) and claims[0].crashes > 0  # came by another way, and alone
         if suspect:
             return
@@ -76,7 +87,7 @@ class Cursors:
 
     def look_back(self, found: Sequence[PassedOver], now: float) -> None:
         """Go back to what was passed over, if there is anything; by a monotonic clock in seconds."""
-        self._clock = found[0].now, now
+        self._clock = found[0].now.astimezone(UTC), now
         if now < self._rests_until:
             return
         for queue, priority, eta in ((row.queue, row.priority, row.eta) for row in found):
@@ -96,6 +107,7 @@ class _Cursor:
         self._count = 0
 
     def advance(self, eta: datetime, count: int) -> None:
+        eta = eta.astimezone(UTC)  # times of one zone are compared as clocks show them, which go back once a year
         self._recent.append((eta, count))
         self._count += count
         self.raise_to(eta - SLACK)
@@ -109,9 +121,14 @@ class _Cursor:
             self.start = start
 
     def go_back(self, eta: datetime) -> bool:
+        eta = eta.astimezone(UTC)
         if self.start is None or self.start <= eta:
             return False
+        self.forget()
         self.start = eta
+        return True
+
+    def forget(self) -> None:
+        self.start = None
         self._recent.clear()
         self._count = 0
-        return True

@@ -14,7 +14,7 @@ from pgqueue.app import PgQueue
 from pgqueue.database import run
 from pgqueue.statements import Observed
 from pgqueue.types import ErrorReport
-from pgqueue.worker.cursors import RARELY, Cursors
+from pgqueue.worker.cursors import Cursors, rest
 from pgqueue.worker.failures import hooked
 from pgqueue.worker.liveness import Identity, Neighbours, Watch
 from pgqueue.worker.options import WorkerOptions
@@ -145,7 +145,7 @@ class Rounds:
         on_duty = run(connection, self._statements.take_duty("sweep", self._identity.id, _DUTY_SECONDS))[0]
         if on_duty or now >= self._next_look or self.neighbours.ended():
             buried = self._look(connection, now, on_duty=on_duty)
-        self._look_back(connection, search=on_duty and now >= self._next_search)
+        self._look_back(connection, now)
         self._next_sweep = now + SWEEP_SECONDS
         if self._watch.due > now:
             self._next_sweep = min(self._next_sweep, self._watch.due + 0.01)
@@ -172,13 +172,18 @@ class Rounds:
             self._bury(connection, verdict.other, verdict.evidence)
         return bool(dead)
 
-    def _look_back(self, connection: Connection, *, search: bool) -> None:
-        """See what claims have passed over; whoever has the duty searches for it, and rarely if that takes long."""
+    def _look_back(self, connection: Connection, now: float) -> None:
+        """See what claims have passed over; whoever has that duty searches for it, and rarely if that takes long."""
+        # Not the duty to sweep: a worker of an older version may have it, and does not search.
+        search = (
+            now >= self._next_search
+            and run(connection, self._statements.take_duty("look_back", self._identity.id, _DUTY_SECONDS))[0]
+        )
         began = time.monotonic()
         found = run(connection, self._statements.look_back(self._cursors.queues, search=search))
         now = time.monotonic()
         if search:
-            self._next_search = now + RARELY * (now - began)
+            self._next_search = now + rest(now - began)
         self._cursors.look_back(found, now)
 
     def _prune(self, connection: Connection) -> bool:

@@ -127,6 +127,7 @@ class IOThread(threading.Thread):
 
         most = options.slots * options.prefetch_multiplier or MOST_AHEAD
         self._demand = Demand(options.slots, app.settings.poll_interval, most)
+        self._from_start = False  # the last claim looked at all there was
         self._said_idle, self._say_idle_at = False, 0.0
         self._unstarted = 0
         self._progress_at = 0.0
@@ -340,19 +341,21 @@ class IOThread(threading.Thread):
         """Acknowledge what has ended and claim what is wanted, in one round trip and one commit."""
         if self._quota is not None:
             wanted = self._quota.take(wanted)
-        claimed: list[Claim] = []
+        claimed: list[Claim] | None = None
         began = time.monotonic()
         try:
             claimed = self._acks.finish(connection, self._claim(wanted) if wanted else None)
         finally:
             if self._quota is not None:
-                self._quota.take(len(claimed) - wanted)
-        if wanted:
+                self._quota.take(len(claimed or ()) - wanted)
+        if claimed is not None:
             self._claimed(claimed, wanted, began)
 
     def _claim(self, wanted: int) -> Statement[Claim]:
         self._demand.looking()
         options, ending = self._options, len(self._acks.batch)
+        after = self._cursors.after
+        self._from_start = after is None
         return self._statements.claim(
             self._identity.id,
             options.queues,
@@ -362,7 +365,7 @@ class IOThread(threading.Thread):
             # Suspects run alone, so nothing else may be held: what ends in the same transaction is not. A process of
             # many slots is never empty for long: others are started for them.
             alone=options.slots == 1 and len(self._held) <= ending,
-            after=self._cursors.after,
+            after=after,
         )
 
     def _drop(self, claim: Claim) -> None:
@@ -543,8 +546,12 @@ class IOThread(threading.Thread):
         """Return whether the loop may end; a worker in burst stops when it has found nothing and runs nothing."""
         if not self._is_ending and self._at_rest():
             no_more = self._quota is not None and self._quota.left == 0
-            if no_more or (self._options.burst and self._demand.found_nothing_at >= now):
+            nothing = self._options.burst and self._demand.found_nothing_at >= now
+            if no_more or (nothing and self._from_start):
                 self._stop_at = now
+            elif nothing:  # above its cursors: something may have been passed over
+                self._cursors.forget()
+                self._demand.look_now()
         if now >= self._leave_at and not self._at_rest():
             self._cut_off = list(self._held.values())
             self.exit_code = EXIT_LIMIT

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from pgqueue.statements import PassedOver
 from pgqueue.types import Claim
-from pgqueue.worker.cursors import RARELY, SLACK, SLACK_JOBS, Cursors
+from pgqueue.worker.cursors import SLACK, SLACK_JOBS, Cursors, rest
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
@@ -113,11 +114,38 @@ def test_after_a_slow_claim_from_far_back_the_next_one_waits() -> None:
     cursors = Cursors(["default"])
     claimed(cursors, [claim(100)])
     cursors.look_back(passed_over(40), 0.0)
-    cursors.claimed([claim(100)], wanted=1, began=0.0, ended=0.5)
-    cursors.look_back(passed_over(40), RARELY * 0.5)
+    cursors.claimed([claim(100)], wanted=1, began=0.0, ended=0.1)
+    cursors.look_back(passed_over(40), 5.0)
     assert not cursors.went_back
-    cursors.look_back(passed_over(40), 0.5 + RARELY * 0.5)
+    cursors.look_back(passed_over(40), 5.2)
     assert cursors.went_back
+
+
+def test_a_rest_is_a_fiftyfold_but_never_long() -> None:
+    assert [rest(0.0), rest(0.1), rest(60.0)] == [0.0, 5.0, 10.0]
+
+
+def test_a_queue_that_is_named_twice_is_looked_at_twice_from_one_cursor() -> None:
+    cursors = Cursors(["a", "a", "b"])
+    claimed(cursors, [claim(10, "b", 9)])
+    assert starts(cursors) == [*["NULL"] * 20, "5", *["NULL"] * 9]
+
+
+def test_an_hour_that_the_clocks_leave_out_moves_no_cursor() -> None:
+    cursors = Cursors(["default"])
+    eta = datetime(2026, 3, 29, 1, 0, 2, tzinfo=UTC).astimezone(ZoneInfo("Europe/Berlin"))
+    claimed(cursors, [claim(0)._replace(eta=eta)])
+    assert cursors.after is not None
+    assert "2026-03-29T00:59:57+00:00" in cursors.after
+    assert not cursors._lanes["default", 5].go_back(eta)
+    assert cursors._lanes["default", 5].go_back(eta.astimezone(UTC) - timedelta(seconds=6))
+
+
+def test_forgotten_cursors_begin_at_the_very_start() -> None:
+    cursors = Cursors(["default"])
+    claimed(cursors, [claim(10)])
+    cursors.forget()
+    assert cursors.after is None
 
 
 def test_the_slack_is_that_of_the_database_clock() -> None:

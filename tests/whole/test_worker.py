@@ -363,6 +363,22 @@ def test_what_was_committed_after_its_place_in_the_line_was_passed_is_run_soon(
         assert line[-1].get(timeout=60) == 9998
 
 
+def test_a_burst_does_not_end_before_what_was_committed_late_has_run(
+    yard: PgQueue, start: Start, said: Said, gate: Gate, until: Until
+) -> None:
+    add = yard.tasks["yard.add"]
+    with yard.transaction() as late:
+        late.execute("select set_config('pgqueue_clock.now', (clock_timestamp() - interval '1 minute')::text, true)")
+        passed_over = add.apply_async((2, 2), connection=late)
+        long = yard.tasks["yard.held"].delay(1)
+        worker = start("-P", "solo", "--burst")
+        said()
+        assert long.state is State.STARTED  # so its cursor has left the minute behind
+    gate()
+    assert worker.wait(20) == 0, log_of(worker)
+    assert passed_over.get(timeout=0) == 4
+
+
 def test_jobs_behind_a_long_one_are_handed_back_to_others(
     yard: PgQueue, start: Start, said: Said, gate: Gate, until: Until
 ) -> None:

@@ -53,9 +53,8 @@ def tell(session: Session, statement: Statement[T]) -> list[T]:
         _send_all(pgconn, patience)
         values = statement.values(())
         failed: PGresult | None = None
-        while (
-            result := _next_result(pgconn, patience)
-        ) is not None:  # to the last, or the connection is of no more use
+        # To the last one: else the connection is of no more use.
+        while (result := _next_result(pgconn, patience)) is not None:
             if result.status not in _DONE:
                 failed = failed or result
         if failed is not None:

@@ -1047,9 +1047,13 @@ BROKEN: dict[str, tuple[set[str], list[Change]]] = {
             ),
         ],
     ),
-    "a claim that does not look again under the lock": (
+    "a claim that goes by id and does not look again under the lock": (
         {"S1", "S2"},
         [
+            ("claim", "v_suspect tid;", "v_suspect uuid;"),
+            ("claim", "select j.ctid into v_suspect", "select j.id into v_suspect"),
+            ("claim", "select j.ctid as place", "select j.id as place"),
+            ("claim", "where j.ctid = any(array(", "where j.id = any(array("),
             ("claim", "limit p_limit\n                  for update skip locked", "limit p_limit"),
             ("claim", "select v_suspect)) and j.worker is null", "select v_suspect))"),
         ],

@@ -24,7 +24,7 @@ from pgqueue import DatabaseUnavailable, LeaseLost, PgQueue, SchemaMissing, Sett
 from pgqueue.database import connection_lost, run, run_together
 from pgqueue.ids import new_id
 from pgqueue.statements import Ended, Statement, Statements
-from pgqueue.types import Succeeded
+from pgqueue.types import NewJob, Succeeded
 
 Connection: TypeAlias = psycopg.Connection[Any]
 STATEMENTS = Statements()
@@ -57,6 +57,16 @@ def succeed(conn: Connection) -> None:
     worker = new_id()
     (claim,) = run(conn, STATEMENTS.claim(worker, ["default"], 1, [], relaxed=False))
     assert run(conn, STATEMENTS.finish(worker, [Ended(claim, Succeeded("1"))])) == []
+
+
+def test_a_short_call_that_fails_costs_no_connection(app: PgQueue, conn: Connection) -> None:
+    taken = STATEMENTS.enqueue([NewJob(new_id(), "add")], durable=True)
+    assert app.database.run(taken) == [(taken.params[0], True)]
+    before = own_backends(conn, app)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        app.database.run(taken)
+    assert app.database.run(STATEMENTS.enqueue([NewJob(new_id(), "add")], durable=True))
+    assert own_backends(conn, app) == before
 
 
 # -- connections that are lost --------------------------------------------------------------------------------------

@@ -12,7 +12,17 @@ from uuid import UUID
 
 import pytest
 
-from pgqueue import InvalidArguments, InvalidOption, NotSerializable, PayloadTooLarge, PgQueue, Retry, Signature, Task
+from pgqueue import (
+    AsyncResult,
+    InvalidArguments,
+    InvalidOption,
+    NotSerializable,
+    PayloadTooLarge,
+    PgQueue,
+    Retry,
+    Signature,
+    Task,
+)
 from pgqueue.retry import RetryPolicy
 
 ID = "0197c2b0-0000-7000-8000-000000000001"
@@ -366,12 +376,12 @@ def test_set_checks_its_options_at_once(app: PgQueue, options: dict[str, Any], p
 def test_a_connection_is_handed_on_to_the_app(app: PgQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[object, int | None]] = []
 
-    def enqueue(jobs: Any, connection: object) -> list[tuple[str, bool]]:
+    def enqueue(jobs: Any, handles: Any, connection: object) -> list[AsyncResult[Any]]:
         given.append((connection, jobs[0].priority))
-        return [(job.id, True) for job in jobs]
+        return [app.AsyncResult(job.id) for job in jobs]
 
-    async def aenqueue(jobs: Any, connection: object) -> list[tuple[str, bool]]:
-        return enqueue(jobs, connection)
+    async def aenqueue(jobs: Any, handles: Any, connection: object) -> list[AsyncResult[Any]]:
+        return enqueue(jobs, handles, connection)
 
     monkeypatch.setattr(app, "_enqueue", enqueue)
     monkeypatch.setattr(app, "_aenqueue", aenqueue)
@@ -390,7 +400,9 @@ def test_a_connection_is_handed_on_to_the_app(app: PgQueue, monkeypatch: pytest.
 def test_handles_know_whether_the_result_is_ignored(
     app: PgQueue, monkeypatch: pytest.MonkeyPatch, ignored: bool
 ) -> None:
-    monkeypatch.setattr(app, "_enqueue", lambda jobs, connection: [(job.id, True) for job in jobs])
+    monkeypatch.setattr(
+        app, "_enqueue", lambda jobs, handles, connection: app._handles(handles, [(job.id, True) for job in jobs])
+    )
     task = app.task(ignore_result=ignored)(add)
     handles = [task.delay(1), *app.enqueue_many([task.s(1), task.s(1).set(ignore_result=not ignored)])]
     assert [handle.ignored for handle in handles] == [ignored, ignored, not ignored]

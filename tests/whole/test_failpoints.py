@@ -488,7 +488,9 @@ class Play:
                     wrong.append(f"{said}: it may start once, and fail for the loss of its worker alone")
             elif task in ("plain", "aplain", "slow", "fails", "forgotten", "linked", "linked_and_fails", "followed"):
                 # A process that dies also takes along what had ended and was not acknowledged yet: that is no crash.
-                again = crashes + (self.scenario.action in ("kill", "fail", "stop") or bool(self.scenario.point.first))
+                point = self.scenario.point
+                dies = self.scenario.action in ("kill", "fail", "stop") or "stuck" in point.extra or bool(point.first)
+                again = crashes + dies
                 if not 1 <= begun[job] <= 1 + again:
                     wrong.append(f"{said}: too many starts, or none")
         return wrong

@@ -206,7 +206,14 @@ class Database:
                 self.dsn, connection_class=AsyncSession, configure=self._aconfigure, open=False, **self._pool_options()
             )
             self._apools[loop] = pool
-            await pool.open()
+            try:
+                # Waited for: asked before it has its first connection, a pool begins a second one, and a pool that is
+                # connecting when asyncio.run() ends takes no notice of that, so the program hangs.
+                await pool.open(wait=True, timeout=self._timeout)
+            except PoolTimeout as error:
+                del self._apools[loop]
+                await asyncio.to_thread(lambda: self.connect("enqueue").close())  # says why
+                raise self._exhausted(self._timeout) from error
         return pool
 
     def _run(self, statement: Statement[T]) -> list[T]:

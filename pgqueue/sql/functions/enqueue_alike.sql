@@ -34,8 +34,8 @@ begin
     with kind as materialized (
         select k.n, k.task, coalesce(k.queue, 'default') as queue, coalesce(k.priority, 5::smallint) as priority,
                greatest(coalesce(k.eta, v_now + k.countdown * interval '1 second', v_now), v_now) as start,
-               coalesce(k.expires, v_now + k.expires_in * interval '1 second') as expires, k.headers, k.root_id,
-               k.parent_id, k.ignore_result, k.time_limit, k.soft_time_limit, k.options
+               k.expires, k.expires_in * interval '1 second' as expires_in, k.headers, k.root_id, k.parent_id,
+               k.ignore_result, k.time_limit, k.soft_time_limit, k.options
           from rows from (json_to_recordset(p_kinds) as (
                task text, queue text, priority smallint, eta timestamptz, countdown double precision,
                expires timestamptz, expires_in double precision, headers json, root_id uuid, parent_id uuid,
@@ -53,14 +53,16 @@ begin
     insert into pgqueue.job as j (
            id, task, args, kwargs, queue, priority, eta, enqueued_at, expires, headers, root_id, parent_id,
            ignore_result, time_limit, soft_time_limit, options)
-    select c.id, k.task, c.args, coalesce(c.kwargs, '{}'), k.queue, k.priority,
-           case when k.start = v_now then c.moment else k.start end, c.moment, k.expires, k.headers, k.root_id, k.parent_id, k.ignore_result, k.time_limit, k.soft_time_limit, k.options
+    select c.id, c.task, c.args, coalesce(c.kwargs, '{}'), c.queue, c.priority,
+           case when c.start = v_now then c.moment else c.start end, c.moment, coalesce(c.expires, c.moment + c.expires_in),
+           c.headers, c.root_id, c.parent_id, c.ignore_result, c.time_limit, c.soft_time_limit, c.options
       -- Each has a moment of its own, so that a cursor can stand between any two of a large call.
       from called, (
-           select *, case when u.n > 1 and v_ticks then clock_timestamp() else v_now end as moment
-             from unnest(p_ids, p_args, p_kwargs, p_kind) with ordinality as u (id, args, kwargs, kind, n)) c
-      join kind k on k.n = coalesce(c.kind, 1)
-     order by c.n;
+           select k.*, u.id, u.args, u.kwargs,
+                  case when k.start = v_now and u.n > 1 and v_ticks then clock_timestamp() else v_now end as moment
+             from unnest(p_ids, p_args, p_kwargs, p_kind) with ordinality as u (id, args, kwargs, kind, n)
+             join kind k on k.n = coalesce(u.kind, 1)
+            order by u.n) c;
     get diagnostics v_stored = row_count;
     if v_stored <> v_calls then
         raise exception 'p_kind names a kind that is not in p_kinds' using errcode = 'PQ002',

@@ -54,7 +54,8 @@ begin
                case when g.errbacks is null or g.checked then g.errbacks
                     else pgqueue.check_calls(g.errbacks, 'errbacks') end, g.options
           -- Each has a moment of its own, so that a cursor can stand between any two of a large call.
-          from (select *, case when n > 1 and v_ticks then clock_timestamp() else v_now end as moment from given) g
+          from (select *, case when start = v_now and n > 1 and v_ticks then clock_timestamp() else v_now end as moment
+                  from given) g
          -- Two transactions that insert the same keys, or the same known ids, in one order cannot deadlock.
          order by g.unique_key, case when g.known then g.job_id end, g.n
             on conflict do nothing

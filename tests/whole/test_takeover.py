@@ -263,7 +263,10 @@ def test_a_restart_of_the_database_repeats_no_running_task(serve: Serve, tmp_pat
 def test_an_observer_that_was_stopped_does_not_take_the_others_for_dead(ground: Ground) -> None:
     calm = {**QUICK, "PGQUEUE_DEAD_AFTER": "6"}
     observer = ground.rescuer("elsewhere", "observer", **calm)
-    sweeps = "select count(*) from pgqueue.duty d join pgqueue.worker w on w.id = d.holder where w.name = 'observer@here' and d.name = 'sweep'"
+    sweeps = (
+        "select count(*) from pgqueue.duty d join pgqueue.worker w on w.id = d.holder"
+        " where w.name = 'observer@here' and d.name = 'sweep'"
+    )
     await_true(lambda: ground.query(sweeps) == (1,), "it sweeps", SOON)
     held = [holding(ground, hold, **calm) for _ in range(2)]
     mine = "select beats from pgqueue.worker where name = 'observer@here'"

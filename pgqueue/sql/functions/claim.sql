@@ -23,8 +23,8 @@
 -- one (15 ms against 0.08 ms beside 200,000 future jobs).
 --
 -- Under READ COMMITTED the row that FOR UPDATE locks is checked again in its newest version, so a job that
--- another worker took between the look and the lock is left out; the UPDATE repeats the check. It goes by ctid, which
--- cannot change under the lock, and so looks nothing up again.
+-- another worker took between the look and the lock is left out; the UPDATE repeats the check. It goes by ctid, and so
+-- looks nothing up again; a job whose row was changed between look and lock is left to the next claim.
 create or replace function pgqueue.claim(
     p_worker uuid, p_queues text[], p_limit integer, p_exclude text[] default '{}', p_relaxed boolean default false,
     p_alone boolean default false, p_after timestamptz[] default null

@@ -3,7 +3,8 @@
 -- the eta of the first job that waited when somebody looked last; one row without a queue if nothing waited.
 --   select * from pgqueue.look_back('{mail,default}');
 -- p_search looks now, at all queues that are served: from the very start, so it is as slow as the claim that the cursors
--- avoid. One worker at a time does that (duty `sweep`), about once a second and for 2 % of its time at most.
+-- avoid. One worker at a time does that (duty `look_back`), about once a second and for 2 % of its time, but
+-- every ten seconds at least.
 create or replace function pgqueue.look_back(p_queues text[], p_search boolean default false)
 returns table (now timestamptz, queue text, priority smallint, eta timestamptz)
 language plpgsql volatile

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import gc
 import importlib
 import importlib.util
 import sys
@@ -11,14 +10,12 @@ import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from datetime import timedelta, tzinfo
-from functools import partial
 from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
 
-from pgqueue.calling import NamedTask, leaves_trail
+from pgqueue.calling import NamedTask
 from pgqueue.conf import Conf, import_object, read_envvar, read_object
-from pgqueue.database import Database, Listener, aenqueue_on, enqueue_on
+from pgqueue.database import Database, Listener
 from pgqueue.decorators import (
     AsyncConnection,
     BoundDecorator,
@@ -29,9 +26,9 @@ from pgqueue.decorators import (
 )
 from pgqueue.eager import run_eagerly
 from pgqueue.eager_result import EagerResult
+from pgqueue.enqueueing import aenqueue, enqueue, enqueue_calls, jobs_of
 from pgqueue.errors import InvalidOption, SettingsError, UnknownTask
 from pgqueue.options import check_text, shown, task_options
-from pgqueue.publishing import announce, told
 from pgqueue.result import AsyncResult
 from pgqueue.result_set import ResultSet
 from pgqueue.routes import Router, annotate
@@ -39,10 +36,10 @@ from pgqueue.settings import Settings, find_dsn, load_settings
 from pgqueue.shared import Shared
 from pgqueue.signature import Signature
 from pgqueue.sql import check_schema_name
-from pgqueue.statements import Statement, Statements
+from pgqueue.statements import Statements
 from pgqueue.task import Task
 from pgqueue.tracer import current_context, current_name
-from pgqueue.types import Enqueued, NewJob
+from pgqueue.types import NewJob
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -408,25 +405,25 @@ class PgQueue:
         """
         if self.always_eager:
             return self._applied(calls)
-        with _nothing_collected():
-            jobs, handles = self._jobs(calls)
-        return self._enqueue(jobs, handles, connection)
+        if connection is None:
+            return enqueue_calls(self, calls)
+        jobs, knows = jobs_of(calls)
+        return enqueue(self, jobs, knows, connection)
 
     async def aenqueue_many(self, calls: Iterable[Signature[R]], *, connection: object = None) -> list[Handle[R]]:
         """Enqueue any number of calls as `enqueue_many` does, without blocking the event loop."""
         if self.always_eager:
             return self._applied(calls)
-        with _nothing_collected():
-            jobs, handles = self._jobs(calls)
-        return await self._aenqueue(jobs, handles, connection)
+        jobs, knows = jobs_of(calls)
+        return await aenqueue(self, jobs, knows, connection)
 
     def enqueue(self, job: NewJob, connection: object = None, **handle: Any) -> Handle[Any]:
         """Enqueue one job that has been checked and encoded; `delay` and its kin end here."""
-        return self._enqueue([job], [handle], connection)[0]
+        return enqueue(self, [job], [handle], connection)[0]
 
     async def aenqueue(self, job: NewJob, connection: object = None, **handle: Any) -> Handle[Any]:
         """Enqueue one job as `enqueue` does, without blocking the event loop."""
-        return (await self._aenqueue([job], [handle], connection))[0]
+        return (await aenqueue(self, [job], [handle], connection))[0]
 
     def run_job(self, job: NewJob, throw: bool = False) -> EagerResult[Any]:
         """Run a job here and now; eager runs continue with it. Raises UnknownTask."""
@@ -553,80 +550,6 @@ class PgQueue:
     def _named(self, name: str) -> AnyTask | NamedTask:
         return self.tasks[name] if name in self.tasks else NamedTask(self, name)
 
-    def _enqueue(
-        self, jobs: Sequence[NewJob], handles: Sequence[Mapping[str, Any]], connection: object
-    ) -> list[Handle[Any]]:
-        if not jobs:
-            return []
-        statements = self.database.statements
-        jobs = announce(jobs)
-        if connection is not None:
-            rows = enqueue_on(connection, statements.enqueue(jobs, durable=False))
-            return self._enqueued(jobs, rows, self._handles(handles, rows))
-        statement, early = statements.enqueue(jobs, durable=True), list[Handle[Any]]()
-        if (known := statement.answer) is not None:
-
-            def answer() -> list[Enqueued]:  # while the server works: a fifth of our part of a large call
-                rows = known()
-                with _nothing_collected():
-                    early[:] = self._handles(handles, rows)
-                return rows
-
-            statement = replace(statement, answer=answer)
-
-        def again() -> Statement[Enqueued]:
-            early.clear()
-            return _once_more(statements, jobs)
-
-        rows = self.database.run(statement, again)
-        return self._enqueued(jobs, rows, early or self._handles(handles, rows))
-
-    async def _aenqueue(
-        self, jobs: Sequence[NewJob], handles: Sequence[Mapping[str, Any]], connection: object
-    ) -> list[Handle[Any]]:
-        if not jobs:
-            return []
-        statements = self.database.statements
-        jobs = announce(jobs)
-        if connection is not None:
-            rows = await aenqueue_on(connection, statements.enqueue(jobs, durable=False))
-        else:
-            again = partial(_once_more, statements, jobs)
-            rows = await self.database.arun(statements.enqueue(jobs, durable=True), again)
-        return self._enqueued(jobs, rows, self._handles(handles, rows))
-
-    def _jobs(self, calls: Iterable[Signature[Any]]) -> tuple[list[NewJob], list[Mapping[str, Any]]]:
-        """Return calls as jobs, and what the handle of each has to know.
-
-        No call is kept: the garbage collector looks at whatever is, over and over while there become more.
-        """
-        kinds: dict[tuple[int, object], Mapping[str, Any]] = {}
-        tasks: list[object] = []
-        jobs: list[NewJob] = []
-        handles: list[Mapping[str, Any]] = []
-        for call in calls:
-            jobs.append(call.job())
-            kind = (id(call.task), call.options.get("ignore_result"))
-            handle = kinds.get(kind)
-            if handle is None:
-                tasks.append(call.task)  # as long as it is here no other has its id
-                handle = kinds[kind] = call.task.handle(call.options)
-            handles.append(handle)
-        return jobs, handles
-
-    def _handles(self, handles: Sequence[Mapping[str, Any]], rows: Sequence[Enqueued]) -> list[Handle[Any]]:
-        return [
-            Handle(id_, self, created=created, **handle) for handle, (id_, created) in zip(handles, rows, strict=True)
-        ]
-
-    def _enqueued(self, jobs: Sequence[NewJob], rows: Sequence[Enqueued], made: list[Handle[Any]]) -> list[Handle[Any]]:
-        """Tell whom it concerns that jobs are enqueued; return their handles."""
-        told(jobs, rows)
-        around = current_context()
-        if around is not None:
-            around.children.extend(found for job, found in zip(jobs, made, strict=True) if leaves_trail(job))
-        return made
-
     def _applied(self, calls: Iterable[Signature[R]]) -> list[Handle[R]]:
         signatures = list(calls)
         for signature in signatures:
@@ -663,11 +586,6 @@ def _is_there(package: str, module: str) -> bool:
     """Return whether a module exists; the package itself must be importable."""
     importlib.import_module(package)
     return importlib.util.find_spec(module) is not None
-
-
-def _once_more(statements: Statements, jobs: Sequence[NewJob]) -> Statement[Enqueued]:
-    """Return what to send after a lost connection: the first may have been committed, so the ids may be known."""
-    return statements.enqueue([job._replace(known=True, resent=True) for job in jobs], durable=True)
 
 
 #: The tasks of `shared_task`: of the whole program, as `logging` has loggers.
@@ -707,20 +625,3 @@ def shared_task(
         return SHARED.add(_made(Task if base is None else base), function, options)
 
     return decorate if function is None else decorate(function)
-
-
-@contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """Pause the cyclic garbage collector, if it is on.
-
-    All that becomes of a large call is kept until it is sent, so the collector would walk over it again and again and
-    find nothing: a third of the time of 100,000 calls.
-    """
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

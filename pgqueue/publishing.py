@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pgqueue.result import AsyncResult
 from pgqueue.serialization import decode, encode
 from pgqueue.signals import after_task_publish, before_task_publish
-from pgqueue.types import Enqueued, NewJob
+from pgqueue.types import NewJob
 
 
 def announce(jobs: Sequence[NewJob]) -> Sequence[NewJob]:
@@ -17,11 +18,11 @@ def announce(jobs: Sequence[NewJob]) -> Sequence[NewJob]:
     return [_announced(job) for job in jobs]
 
 
-def told(jobs: Sequence[NewJob], rows: Sequence[Enqueued]) -> None:
+def told(jobs: Sequence[NewJob], handles: Sequence[AsyncResult[Any]]) -> None:
     """Send `after_task_publish` for each job that was created."""
     if after_task_publish.receivers:
-        for job, (_, created) in zip(jobs, rows, strict=True):
-            if created:
+        for job, handle in zip(jobs, handles, strict=True):
+            if handle.created:
                 after_task_publish.send(
                     job.task, body=_body(job), exchange="", routing_key=job.queue, headers=_headers(job)
                 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import repeat
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -31,8 +30,7 @@ T = TypeVar("T")
 Row = tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Statement(Generic[T]):
+class Statement(NamedTuple, Generic[T]):
     """One statement: SQL with $1, $2 ..., its parameters, and the function that makes a value of a row.
 
     - `answer`: makes the values, where they are known before it is sent, if it does not fail: its rows are not looked

@@ -9,8 +9,9 @@ import select
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import chain, islice
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -18,7 +19,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from pgqueue.database.running import READ_ONLY, arun, atell, conflicts, connection_lost, run, tell
+from pgqueue.database.running import READ_ONLY, arun, atell, conflicts, connection_lost, run, tell, tell_all
 from pgqueue.database.sessions import CLIENT, SERVER, AsyncSession, Overdue, Session, engine_settings, give
 from pgqueue.errors import DatabaseUnavailable, SettingsError
 from pgqueue.statements import Statement, Statements
@@ -145,7 +146,7 @@ class Database:
         patience: _Patience | None = None
         while True:
             try:
-                return self._run(statement)
+                return self._run(lambda connection: _run_or_tell(connection, statement))
             except psycopg.Error as error:
                 patience = patience or _Patience(self._timeout)
                 if (pause := patience.pause(error)) is None:
@@ -155,6 +156,26 @@ class Database:
             statement = statement if again is None else again()
             self._sync_pool().check()
             time.sleep(pause)
+
+    def run_all(self, statements: Iterable[Statement[T]], again: Callable[[], Statement[T]]) -> list[T]:
+        """Run statements in one transaction, all or none; each is made while the server works on the one before.
+
+        One alone is run by itself. What is raised while one is made undoes them all.
+
+        - `again`: makes one of all of them, for `run`, if the connection is lost.
+        """
+        rest = iter(statements)
+        first = list(islice(rest, 2))
+        if len(first) < 2:
+            return self.run(first[0], again) if first else []
+        try:
+            return self._run(lambda connection: tell_all(connection, chain(first, rest)))
+        except psycopg.Error as error:
+            if not connection_lost(error) and not conflicts(error):
+                raise
+            for _ in rest:  # `again` makes one of those that have been made
+                pass
+        return self.run(again(), again)
 
     async def arun(self, statement: Statement[T], again: Callable[[], Statement[T]] | None = None) -> list[T]:
         """Run a statement as `run` does, without blocking the event loop."""
@@ -216,12 +237,12 @@ class Database:
                 raise self._exhausted(self._timeout) from error
         return pool
 
-    def _run(self, statement: Statement[T]) -> list[T]:
+    def _run(self, work: Callable[[Session], list[T]]) -> list[T]:
         # Without `with`: every enqueue comes by here, and the context managers cost it as much as its arguments do.
         pool = self._sync_pool()
         connection = self._lend(pool)
         try:
-            found = run(connection, statement) if statement.answer is None else tell(connection, statement)
+            found = work(connection)
             connection.answered = time.monotonic()
         except BaseException as error:
             self._give_up(pool, connection, error)
@@ -385,6 +406,10 @@ class Database:
             f"all {self._pool_size} connections were in use for {waited:g} s; end transactions sooner, or raise "
             "the setting pool_size"
         )
+
+
+def _run_or_tell(connection: Session, statement: Statement[T]) -> list[T]:
+    return run(connection, statement) if statement.answer is None else tell(connection, statement)
 
 
 def _told(connection: Session | AsyncSession) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias, TypeVar, cast
 
 import psycopg
@@ -43,27 +43,72 @@ def tell(session: Session, statement: Statement[T]) -> list[T]:
     It does what `run` does for half of the client's CPU time: neither cursor nor adapters, straight to libpq. All its
     parameters are texts. Interrupted (Ctrl-C, a time limit), it leaves a connection that has to be closed.
     """
-    pgconn = session.pgconn
-    if pgconn.parameter_status(b"client_encoding") != b"UTF8":
+    if session.pgconn.parameter_status(b"client_encoding") != b"UTF8":
         return run(session, statement)
-    texts = [None if text is None else text.encode() for text in cast("Sequence[str | None]", statement.params)]
     try:
-        pgconn.send_query_params(statement.bare, texts)
-        patience = patience_for(session, sum(map(len, filter(None, texts))))
-        _send_all(pgconn, patience)
+        patience = _send(session, statement)
         values = statement.values(())
-        failed: PGresult | None = None
-        # To the last one: else the connection is of no more use.
-        while (result := _next_result(pgconn, patience)) is not None:
-            if result.status not in _DONE:
-                failed = failed or result
-        if failed is not None:
-            raise psycopg.errors.error_from_result(failed, "utf-8")
+        _hear(session.pgconn, patience)
     except psycopg.Error as error:
         if (ours := _in_our_words(error)) is not None:
             raise ours from error
         raise
     return values
+
+
+def tell_all(session: Session, statements: Iterable[Statement[T]]) -> list[T]:
+    """Run statements in one transaction, as `tell` does where it can; each is taken while the server works on the last.
+
+    What is raised while one is taken undoes them all.
+    """
+    values: list[T] = []
+    unheard: float | None = None  # the patience for a statement whose end has not been heard yet
+    straight = session.pgconn.parameter_status(b"client_encoding") == b"UTF8"
+    session.execute(b"begin")
+    try:
+        for statement in statements:
+            if unheard is not None:
+                patience, unheard = unheard, None
+                _hear(session.pgconn, patience)
+            if straight and statement.answer is not None:
+                unheard = _send(session, statement)
+                values += statement.values(())
+            else:
+                values += run(session, statement)
+        if unheard is not None:
+            patience, unheard = unheard, None
+            _hear(session.pgconn, patience)
+        session.execute(b"commit")
+    except Exception as error:
+        with suppress(psycopg.Error):
+            if unheard is not None:
+                _hear(session.pgconn, unheard)
+        with suppress(psycopg.Error):
+            session.execute(b"rollback")
+        if isinstance(error, psycopg.Error) and (ours := _in_our_words(error)) is not None:
+            raise ours from error
+        raise
+    return values
+
+
+def _send(session: Session, statement: Statement[Any]) -> float:
+    """Send a statement straight to libpq; return the seconds that the server may be silent over it."""
+    texts = [None if text is None else text.encode() for text in cast("Sequence[str | None]", statement.params)]
+    patience = patience_for(session, sum(map(len, filter(None, texts))))
+    session.pgconn.send_query_params(statement.bare, texts)
+    _send_all(session.pgconn, patience)
+    return patience
+
+
+def _hear(pgconn: PGconn, patience: float) -> None:
+    """Wait for the end of what has been sent; raise what the server says against it."""
+    failed: PGresult | None = None
+    # To the last one: else the connection is of no more use.
+    while (result := _next_result(pgconn, patience)) is not None:
+        if result.status not in _DONE:
+            failed = failed or result
+    if failed is not None:
+        raise psycopg.errors.error_from_result(failed, "utf-8")
 
 
 def _next_result(pgconn: PGconn, patience: float) -> PGresult | None:

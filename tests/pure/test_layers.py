@@ -24,6 +24,7 @@ _ROWS = (
     {"result_set", "eager_result", "publishing"},
     {"signature", "eager"},
     {"calling"},
+    {"enqueueing"},
     {"task"},
     {"decorators", "shared"},
     {"app", "canvas"},

@@ -23,7 +23,9 @@ from pgqueue import (
     Signature,
     Task,
 )
+from pgqueue.database import Database
 from pgqueue.retry import RetryPolicy
+from pgqueue.statements import Statement
 
 ID = "0197c2b0-0000-7000-8000-000000000001"
 
@@ -376,15 +378,15 @@ def test_set_checks_its_options_at_once(app: PgQueue, options: dict[str, Any], p
 def test_a_connection_is_handed_on_to_the_app(app: PgQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[object, int | None]] = []
 
-    def enqueue(jobs: Any, handles: Any, connection: object) -> list[AsyncResult[Any]]:
+    def enqueue(_: PgQueue, jobs: Any, knows: Any, connection: object) -> list[AsyncResult[Any]]:
         given.append((connection, jobs[0].priority))
         return [app.AsyncResult(job.id) for job in jobs]
 
-    async def aenqueue(jobs: Any, handles: Any, connection: object) -> list[AsyncResult[Any]]:
-        return enqueue(jobs, handles, connection)
+    async def aenqueue(_: PgQueue, jobs: Any, knows: Any, connection: object) -> list[AsyncResult[Any]]:
+        return enqueue(_, jobs, knows, connection)
 
-    monkeypatch.setattr(app, "_enqueue", enqueue)
-    monkeypatch.setattr(app, "_aenqueue", aenqueue)
+    monkeypatch.setattr("pgqueue.app.enqueue", enqueue)
+    monkeypatch.setattr("pgqueue.app.aenqueue", aenqueue)
     task = app.task(add)
     task.delay(1)
     task.apply_async((1,), connection="ours", priority=9)
@@ -400,9 +402,11 @@ def test_a_connection_is_handed_on_to_the_app(app: PgQueue, monkeypatch: pytest.
 def test_handles_know_whether_the_result_is_ignored(
     app: PgQueue, monkeypatch: pytest.MonkeyPatch, ignored: bool
 ) -> None:
-    monkeypatch.setattr(
-        app, "_enqueue", lambda jobs, handles, connection: app._handles(handles, [(job.id, True) for job in jobs])
-    )
+    def run(_: Database, statement: Statement[AsyncResult[Any]], again: object) -> list[AsyncResult[Any]]:
+        assert statement.answer is not None
+        return statement.answer()
+
+    monkeypatch.setattr(Database, "run", run)
     task = app.task(ignore_result=ignored)(add)
     handles = [task.delay(1), *app.enqueue_many([task.s(1), task.s(1).set(ignore_result=not ignored)])]
     assert [handle.ignored for handle in handles] == [ignored, ignored, not ignored]

@@ -120,6 +120,7 @@ class PgQueue:
         self.task_cls = task_cls
         self.conf = Conf(self._configured)
         self._router = Router(None, import_object)
+        self.has_routes = False
         # What the configuration says, in plain attributes: every call reads it.
         #: In which times without a time zone are meant: the setting `timezone`, else none.
         self.timezone: tzinfo | None = None
@@ -306,6 +307,7 @@ class PgQueue:
         tasks = [(task, task.resolve()) for task in list(self.tasks.values())]
         # Everything has been checked; from here on nothing fails.
         self._router, self.settings = router, settings
+        self.has_routes = bool(router)
         self.timezone = conf.get("timezone")
         self.always_eager = bool(conf.get("task_always_eager"))
         self.eager_propagates = bool(conf.get("task_eager_propagates"))
@@ -394,12 +396,12 @@ class PgQueue:
     subtask = signature
 
     def enqueue_many(self, calls: Iterable[Signature[R]], *, connection: object = None) -> list[Handle[R]]:
-        """Enqueue any number of calls in one statement: all of them or none.
+        """Enqueue any number of calls in one transaction: all of them or none.
 
         - `calls`: signatures, such as `add.s(2, 3)` or `add.s(2, 3).set(priority=9)`.
         - `connection`: as for `Task.apply_async`.
 
-        Returns their handles in the same order. Every call is checked before anything is sent.
+        Returns their handles in the same order. If one of them is refused, nothing is enqueued.
 
             app.enqueue_many(add.s(n, n) for n in range(10_000))
         """

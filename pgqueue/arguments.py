@@ -10,7 +10,7 @@ from inspect import Parameter, Signature
 from typing import Any, Optional, TypeAlias, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ArgsKwargs, ErrorDetails
+from pydantic_core import ArgsKwargs, ErrorDetails, SchemaValidator
 
 from pgqueue.errors import InvalidArguments
 
@@ -36,7 +36,7 @@ _PROBLEMS = 3
 
 def check_call(name: str, args: object, kwargs: object) -> None:
     """Raise InvalidArguments unless a call has a list or tuple of arguments and a dict of keyword arguments."""
-    if not isinstance(args, list | tuple) or not isinstance(kwargs, dict):
+    if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
         given = f"{type(args).__name__} and {type(kwargs).__name__}"
         raise InvalidArguments(f"{name}: args must be a list or tuple and kwargs a dict, not {given}")
 
@@ -218,7 +218,11 @@ def _build(parameters: list[Parameter], hints: dict[str, Any]) -> Validate:
             for p in parameters
         ]
     )
-    return TypeAdapter[Any](stub).validator.validate_python
+    adapter = TypeAdapter[Any](stub)
+    schema = adapter.core_schema
+    if schema["type"] == "call" and not optional:  # what `given` would return, a third faster
+        return SchemaValidator(schema["arguments_schema"]).validate_python
+    return adapter.validator.validate_python
 
 
 def _usable(hint: Any) -> Any:

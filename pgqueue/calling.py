@@ -49,6 +49,8 @@ class TaskApp(EagerApp, Protocol):
     def route(
         self, task: str, args: Sequence[object], kwargs: Mapping[str, object], options: Mapping[str, Any], found: object
     ) -> Mapping[str, Any]: ...
+    @property
+    def has_routes(self) -> bool: ...
     def check_queue(self, queue: str) -> str: ...
     def enqueue(self, job: NewJob, connection: object, **handle: Any) -> Handle[Any]: ...
     async def aenqueue(self, job: NewJob, connection: object, **handle: Any) -> Handle[Any]: ...
@@ -110,6 +112,14 @@ def new_job(
         links=continuations("link", options.link),
         errbacks=continuations("link_error", options.link_error),
         options=encode(rare, path="options") if rare else None,
+    )
+
+
+def like_job(like: NewJob, args: Sequence[object], kwargs: Mapping[str, object], limit: int) -> NewJob:
+    """Return a job that differs from another in its id and its arguments alone; a third of the work of `new_job`."""
+    text = encode(list(args), path="args", limit=limit)
+    return NewJob._make(
+        (new_id(), like.task, text, encode(kwargs, path="kwargs", limit=limit) if kwargs else "{}", *like[4:])
     )
 
 

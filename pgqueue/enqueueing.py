@@ -55,18 +55,19 @@ def enqueue_calls(app: Waiting, calls: Iterable[Signature[Any]]) -> list[Handle]
     knows: list[Knows] = []
     rest = iter(calls)
 
-    def pieces() -> Iterator[Statement[Handle]]:
-        while True:
-            some, known = jobs_of(islice(rest, _PIECE))
-            if not some:
-                return
+    def pieces(some: Sequence[NewJob], known: Sequence[Knows]) -> Iterator[Statement[Handle]]:
+        while some:
             some = announce(some)
             jobs.extend(some)
             knows.extend(known)
             yield _statement(app, some, known)
+            some, known = jobs_of(islice(rest, _PIECE))
 
     with _nothing_collected():
-        return _enqueued(jobs, app.database.run_all(pieces(), lambda: _once_more(app, jobs, knows)))
+        first = jobs_of(islice(rest, _PIECE))  # before a database is looked for
+        if not first[0]:
+            return []
+        return _enqueued(jobs, app.database.run_all(pieces(*first), lambda: _once_more(app, jobs, knows)))
 
 
 def jobs_of(calls: Iterable[Signature[Any]]) -> tuple[Sequence[NewJob], list[Knows]]:

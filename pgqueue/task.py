@@ -11,12 +11,13 @@ from functools import update_wrapper
 from types import MethodType
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast
 
-from pgqueue.arguments import Arguments
-from pgqueue.calling import TaskApp, in_zone, new_job
+from pgqueue.arguments import Arguments, check_call
+from pgqueue.calling import TaskApp, in_zone, like_job, new_job
 from pgqueue.eager import attempt_eagerly, claim_of, run_eagerly
 from pgqueue.errors import InvalidArguments, InvalidOption, MaxRetriesExceededError, Replace, Retry
 from pgqueue.ids import check_id
 from pgqueue.options import (
+    NO_OPTIONS,
     REFUSED_TASK_OPTIONS,
     TASK_OPTIONS,
     WARNED_TASK_OPTIONS,
@@ -176,6 +177,7 @@ class Task(Hooks, Generic[P, R, C]):
             "arguments": Arguments(self.run, skip=skip, validate=options.pydantic),
             "_shape": Arguments(self.run, skip=skip, validate=False),
             "_annotated": tuple(attributes),
+            "_common": None,
         }
         for name in self._annotated:
             vars(self).pop(name, None)
@@ -185,6 +187,7 @@ class Task(Hooks, Generic[P, R, C]):
     retry_policy: RetryPolicy
     arguments: Arguments
     _shape: Arguments
+    _common: NewJob | None
 
     def __setattr__(self, name: str, value: object) -> None:
         if name not in TASK_OPTIONS or name == "name" or "options" not in vars(self):
@@ -554,6 +557,12 @@ class Task(Hooks, Generic[P, R, C]):
 
         - `awaits`: it is a continuation, and is given one more argument, before the others.
         """
+        if not options and not awaits and (like := self._like()) is not None:
+            if self.typing:
+                self.arguments.bind(args, kwargs)
+            else:
+                check_call(self.name, args, kwargs)
+            return like_job(like, args, kwargs, self.app.max_payload_bytes)
         given = self._localized(options) if options else options
         route = self.app.route(self.name, args, kwargs, given, self)
         if route:
@@ -568,6 +577,17 @@ class Task(Hooks, Generic[P, R, C]):
             args, kwargs = self.arguments.bind(args, kwargs)
         priority = self.priority if checked.priority is None else checked.priority
         return new_job(self.app, self.name, args, kwargs, checked, queue=checked.queue or self.queue, priority=priority)
+
+    def _like(self) -> NewJob | None:
+        """Return what all calls without options have in common, or None where each has to be looked at."""
+        if current_context() is not None or self.app.has_routes:
+            return None
+        like = self._common
+        if like is None:
+            options = NO_OPTIONS if self.expires is None else replace(NO_OPTIONS, expires=self.expires)
+            like = new_job(self.app, self.name, (), {}, options, queue=self.queue, priority=self.priority)
+            object.__setattr__(self, "_common", like)
+        return like
 
     def _localized(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return options whose times without a time zone are in that of the app, if it has one."""

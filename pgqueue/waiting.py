@@ -55,7 +55,8 @@ class Awaited:
         self.ignored = ignored
         self.app = app
         self._before = parent
-        self._final: Status | None = None
+
+    _final: Status | None = None  # once it is ready
 
     def meta(self, status: Status) -> dict[str, object]:
         """Return what a look found, as callbacks get it."""

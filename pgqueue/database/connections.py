@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import chain, islice
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -21,10 +21,12 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from pgqueue.database.running import READ_ONLY, arun, atell, conflicts, connection_lost, run, tell, tell_all
 from pgqueue.database.sessions import CLIENT, SERVER, AsyncSession, Overdue, Session, engine_settings, give
+from pgqueue.database.warm import Warm
 from pgqueue.errors import DatabaseUnavailable, SettingsError
 from pgqueue.statements import Statement, Statements
 
 T = TypeVar("T")
+W = TypeVar("W")
 
 #: Seconds for which a connection that has answered is taken to be alive; if it is not, the statement is run once more.
 _FRESH = 1.0
@@ -77,6 +79,7 @@ class Database:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._pool: ConnectionPool[Session] | None = None
+        self._warm = Warm()
         self._apools: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnectionPool[AsyncSession]]
         self._apools = WeakKeyDictionary()
 
@@ -146,7 +149,7 @@ class Database:
         patience: _Patience | None = None
         while True:
             try:
-                return self._run(lambda connection: _run_or_tell(connection, statement))
+                return self._run(tell, statement)
             except psycopg.Error as error:
                 patience = patience or _Patience(self._timeout)
                 if (pause := patience.pause(error)) is None:
@@ -154,7 +157,7 @@ class Database:
                         raise self._unavailable(error) from error
                     raise
             statement = statement if again is None else again()
-            self._sync_pool().check()
+            self._check(self._sync_pool())
             time.sleep(pause)
 
     def run_all(self, statements: Iterable[Statement[T]], again: Callable[[], Statement[T]]) -> list[T]:
@@ -169,7 +172,7 @@ class Database:
         if len(first) < 2:
             return self.run(first[0], again) if first else []
         try:
-            return self._run(lambda connection: tell_all(connection, chain(first, rest)))
+            return self._run(tell_all, chain(first, rest))
         except psycopg.Error as error:
             if not connection_lost(error) and not conflicts(error):
                 raise
@@ -198,6 +201,8 @@ class Database:
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None and self._pid == os.getpid():
+            for connection in self._warm.empty():
+                pool.putconn(connection)
             pool.close()
 
     async def aclose(self) -> None:
@@ -237,18 +242,20 @@ class Database:
                 raise self._exhausted(self._timeout) from error
         return pool
 
-    def _run(self, work: Callable[[Session], list[T]]) -> list[T]:
+    def _run(self, work: Callable[[Session, W], list[T]], what: W) -> list[T]:
         # Without `with`: every enqueue comes by here, and the context managers cost it as much as its arguments do.
         pool = self._sync_pool()
         connection = self._lend(pool)
         try:
-            found = work(connection)
-            connection.answered = time.monotonic()
+            found = work(connection, what)
         except BaseException as error:
             self._give_up(pool, connection, error)
-            raise
-        finally:
             pool.putconn(connection)
+            raise
+        connection.answered = time.monotonic()
+        back = self._warm.keep(connection) if pool is self._pool else connection
+        if back is not None:
+            pool.putconn(back)
         return found
 
     async def _arun(self, statement: Statement[T]) -> list[T]:
@@ -275,7 +282,7 @@ class Database:
                 if not ((anew or _rested(connection)) and _told(connection)):
                     break
                 pool.putconn(connection)
-                pool.check()  # its own check= waits a second, then two, four ... between dead connections
+                self._check(pool)  # its own check= waits a second, then two, four ... between dead connections
                 connection = self._take(pool, timeout)
         except PoolTimeout as error:
             self.connect("enqueue").close()  # says why, if the server is the reason
@@ -304,6 +311,8 @@ class Database:
         if useless or connection.pgconn.transaction_status == TransactionStatus.ACTIVE:  # interrupted
             connection.close()
         if useless:
+            for other in self._warm.empty():
+                pool.putconn(other)
             getattr(pool, "drain", pool.check)()  # (drain came with psycopg-pool 3.3)
 
     async def _agive_up(
@@ -316,14 +325,25 @@ class Database:
             await getattr(pool, "drain", pool.check)()
 
     def _take(self, pool: ConnectionPool[Session], timeout: float | None) -> Session:
-        # A long wait in short ones: a pool tries anew to grow when it is asked, not while somebody waits.
-        until = time.monotonic() + (timeout or self._timeout)
-        while (left := until - time.monotonic()) > 0:
-            try:
-                return pool.getconn(min(left, self._timeout))
-            except PoolTimeout:
-                pass
-        raise PoolTimeout
+        connection = self._warm.take()
+        if connection is not None:
+            return connection
+        try:
+            # A long wait in short ones: a pool tries anew to grow when it is asked, not while somebody waits.
+            until = time.monotonic() + (timeout or self._timeout)
+            while (left := until - time.monotonic()) > 0:
+                with suppress(PoolTimeout):
+                    connection = pool.getconn(min(left, self._timeout))
+                    return connection
+            raise PoolTimeout
+        finally:
+            self._warm.served(connection, time.monotonic())
+
+    def _check(self, pool: ConnectionPool[Session]) -> None:
+        """Have the pool look at all connections that are not in use."""
+        for connection in self._warm.empty():
+            pool.putconn(connection)
+        pool.check()
 
     async def _atake(self, pool: AsyncConnectionPool[AsyncSession], timeout: float | None) -> AsyncSession:
         until = time.monotonic() + (timeout or self._timeout)
@@ -339,6 +359,7 @@ class Database:
         if self._pid != os.getpid():
             # The lock too: another thread of the parent may have held it, and is not here to let it go.
             self._lock, self._pool, self._apools = threading.Lock(), None, WeakKeyDictionary()
+            self._warm = Warm()
             self._pid = os.getpid()
 
     def _configure(self, connection: Session) -> None:
@@ -406,10 +427,6 @@ class Database:
             f"all {self._pool_size} connections were in use for {waited:g} s; end transactions sooner, or raise "
             "the setting pool_size"
         )
-
-
-def _run_or_tell(connection: Session, statement: Statement[T]) -> list[T]:
-    return run(connection, statement) if statement.answer is None else tell(connection, statement)
 
 
 def _told(connection: Session | AsyncSession) -> bool:

@@ -13,7 +13,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import tuple_row
 
-from pgqueue.database.sessions import AsyncSession, Overdue, Punctual, Session, patience_for
+from pgqueue.database.sessions import AsyncSession, Overdue, Prepared, Punctual, Session, patience_for
 from pgqueue.errors import SCHEMA_SQLSTATES, SQLSTATES, DatabaseUnavailable, PgQueueError, SchemaMissing
 from pgqueue.statements import Statement
 
@@ -41,14 +41,18 @@ def tell(session: Session, statement: Statement[T]) -> list[T]:
     """Run a statement whose answer is known beforehand on a connection of ours; do not read its rows.
 
     It does what `run` does for half of the client's CPU time: neither cursor nor adapters, straight to libpq. All its
-    parameters are texts. Interrupted (Ctrl-C, a time limit), it leaves a connection that has to be closed.
+    parameters are texts. Interrupted (Ctrl-C, a time limit), it leaves a connection that has to be closed. What is told
+    often is prepared, where the session is ours: a fifteenth of what the server does for one job is parsing.
     """
-    if session.pgconn.parameter_status(b"client_encoding") != b"UTF8":
+    if statement.answer is None or session.pgconn.parameter_status(b"client_encoding") != b"UTF8":
         return run(session, statement)
     try:
-        patience = _send(session, statement)
+        patience = _send_named(session, statement)
         values = statement.values(())
         _hear(session.pgconn, patience)
+    except psycopg.errors.InvalidSqlStatementName:  # somebody has said DISCARD or DEALLOCATE; nothing was done
+        session.prepared = Prepared()
+        return tell(session, statement)
     except psycopg.Error as error:
         if (ours := _in_our_words(error)) is not None:
             raise ours from error
@@ -93,11 +97,32 @@ def tell_all(session: Session, statements: Iterable[Statement[T]]) -> list[T]:
 
 def _send(session: Session, statement: Statement[Any]) -> float:
     """Send a statement straight to libpq; return the seconds that the server may be silent over it."""
-    texts = [None if text is None else text.encode() for text in cast("Sequence[str | None]", statement.params)]
-    patience = patience_for(session, sum(map(len, filter(None, texts))))
+    texts, patience = _texts(session, statement)
     session.pgconn.send_query_params(statement.bare, texts)
     _send_all(session.pgconn, patience)
     return patience
+
+
+def _send_named(session: Session, statement: Statement[Any]) -> float:
+    """Send a statement as `_send` does; one that is sent often, where the session is ours, by a name."""
+    prepared = session.prepared
+    if (name := prepared.name(statement.bare)) is None:
+        if not session.real or (name := prepared.new_name(statement.bare)) is None:
+            return _send(session, statement)
+        session.pgconn.send_prepare(name, statement.bare)
+        _send_all(session.pgconn, patience_for(session, 0))
+        _hear(session.pgconn, patience_for(session, 0))
+        prepared.add(statement.bare, name)
+    texts, patience = _texts(session, statement)
+    session.pgconn.send_query_prepared(name, texts)
+    _send_all(session.pgconn, patience)
+    return patience
+
+
+def _texts(session: Session | AsyncSession, statement: Statement[Any]) -> tuple[list[bytes | None], float]:
+    """Return the parameters of a statement as libpq takes them, and the patience that they earn."""
+    texts = [None if text is None else text.encode() for text in cast("Sequence[str | None]", statement.params)]
+    return texts, patience_for(session, sum(map(len, filter(None, texts))))
 
 
 def _hear(pgconn: PGconn, patience: float) -> None:
@@ -151,7 +176,7 @@ async def atell(session: AsyncSession, statement: Statement[T]) -> list[T]:
     if pgconn.parameter_status(b"client_encoding") != b"UTF8":
         return await arun(session, statement)
     with guarded(), Punctual(session, statement):
-        texts = [None if text is None else text.encode() for text in cast("Sequence[str | None]", statement.params)]
+        texts, _ = _texts(session, statement)
         pgconn.send_query_params(statement.bare, texts)
         for result in await session.wait(generators.execute(pgconn)):
             if result.status not in _DONE:

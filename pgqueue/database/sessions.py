@@ -20,6 +20,8 @@ _MARGIN = 2.0
 _BYTES_A_SECOND = 100_000
 #: Seconds that BEGIN and COMMIT may take: deferred constraints and a synchronous standby are no fault.
 _COMMIT = 300.0
+#: Uses of a statement in a session before it is prepared; the default of psycopg.
+_OFTEN = 5
 
 #: Keepalives of our side of every connection: a peer that vanished is noticed after 3 + 3 x 1 s, not after two hours.
 CLIENT = {"keepalives_idle": 3, "keepalives_interval": 1, "keepalives_count": 3, "tcp_user_timeout": 5000}
@@ -60,6 +62,32 @@ def give(session: Session | AsyncSession, seconds: float) -> None:
     session.limit, session.patience = seconds, seconds + _MARGIN
 
 
+class Prepared:
+    """Which statements the server knows by name in a session: those that are sent often.
+
+    psycopg prepares after five uses too, but its statements go through cursors and adapters, which ours do not.
+    """
+
+    def __init__(self) -> None:
+        self._uses: dict[bytes, int] = {}
+        self._names: dict[bytes, bytes] = {}
+
+    def name(self, text: bytes) -> bytes | None:
+        """Return the name of a statement, or None if the server does not know it; count this use."""
+        found = self._names.get(text)
+        if found is None:
+            self._uses[text] = self._uses.get(text, 0) + 1
+        return found
+
+    def new_name(self, text: bytes) -> bytes | None:
+        """Return the name under which a statement is to be prepared now; None if it is not used often enough."""
+        return b"pgqueue_%d" % len(self._names) if self._uses[text] > _OFTEN else None
+
+    def add(self, text: bytes, name: bytes) -> None:
+        """Hear that it has been prepared."""
+        self._names[text] = name
+
+
 class Session(psycopg.Connection[Any]):
     """A connection that does not wait for ever.
 
@@ -67,12 +95,19 @@ class Session(psycopg.Connection[Any]):
     - `limit`: seconds without a byte that statements of ours may take.
     - `patience`: the same for what runs now; None for as long as it takes, while statements of the user's run.
     - `answered`: when a statement of ours was answered last, on the monotonic clock.
+    - `lent`: when the pool has given it out.
+    - `prepared`: the statements that the server knows by name.
     """
 
     real = True
     limit = 15.0
     patience: float | None = limit + _MARGIN
     answered = -inf
+    lent = -inf
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.prepared = Prepared()
 
     def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
         if self.patience is None:

@@ -82,8 +82,8 @@ def ours() -> dict[str, set[str]]:
 _INSIDE = {
     "app": {
         "adopt", "aenqueue", "always_eager", "annotations", "check_queue", "close_loop", "database", "defaults",
-        "eager_propagates", "enqueue", "inherits_priority", "listener", "max_payload_bytes", "max_requeues", "route",
-        "run_job", "settings",
+        "eager_propagates", "enqueue", "has_routes", "inherits_priority", "listener", "max_payload_bytes",
+        "max_requeues", "route", "run_job", "settings",
     },
     "task": {
         "MaxRetriesExceededError", "apply_options", "arguments", "declare", "declared", "function", "handle",

@@ -26,6 +26,7 @@ from pgqueue import (
     PgQueueError,
     SchemaMissing,
     SettingsError,
+    Signature,
 )
 from pgqueue.ids import new_id
 from pgqueue.sql import schema
@@ -481,14 +482,71 @@ def test_an_id_that_has_failed_may_run_again(app: PgQueue, conn: Connection) -> 
 # -- many at once ---------------------------------------------------------------------------------------------------
 
 
-def test_thousands_of_jobs_are_one_statement(app: PgQueue, conn: Connection) -> None:
+def test_thousands_of_jobs_are_one_transaction(app: PgQueue, conn: Connection) -> None:
     add = app.task_named("add")
     handles = app.enqueue_many(add.s(n).set(priority=n % 10) for n in range(5000))
     statement = "select count(*), count(distinct xmin::text), count(distinct cmin::text)"
-    assert conn.execute(f"{statement} from pgqueue.job").fetchall() == [(5000, 1, 1)]
+    assert conn.execute(f"{statement} from pgqueue.job").fetchall() == [(5000, 1, 3)]
     found = {str(job["id"]): (job["args"], job["priority"]) for job in jobs(conn)}
     assert [found[handle.id] for handle in handles] == [([n], n % 10) for n in range(5000)]
     assert all(handle.created for handle in handles)
+
+
+@pytest.mark.parametrize("wrong", [1999, 2000, 3999, 4000, 4999])
+def test_one_wrong_call_among_thousands_stops_them_all(app: PgQueue, conn: Connection, wrong: int) -> None:
+    """Those before it may have been sent by then."""
+    add = app.task_named("add")
+    with pytest.raises(InvalidArguments, match="x"):
+        app.enqueue_many(add.s("no" if n == wrong else n) for n in range(5000))
+    assert jobs(conn) == []
+    add.delay(1)  # the connection is of use still
+    assert only(conn)["args"] == [1]
+
+
+def test_an_error_of_the_iterable_stops_them_all(app: PgQueue, conn: Connection) -> None:
+    add = app.task_named("add")
+
+    def calls() -> Iterator[Signature[int]]:
+        yield from (add.s(n) for n in range(4500))
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError, match="no more"):
+        app.enqueue_many(calls())
+    assert jobs(conn) == []
+
+
+def test_a_large_call_with_unique_keys_knows_which_were_there(app: PgQueue, conn: Connection) -> None:
+    add = app.task_named("add")
+    first = add.apply_async((0,), unique_key="key 3000")
+    handles = app.enqueue_many(add.s(n).set(unique_key=f"key {n}") for n in range(5000))
+    assert [n for n, handle in enumerate(handles) if not handle.created] == [3000]
+    assert handles[3000].id == first.id
+    assert len(jobs(conn)) == 5000
+
+
+END = """
+    select pg_terminate_backend(pid, 5000) from pg_stat_activity
+     where datname = current_database() and application_name like 'pgqueue enqueue shop@%'"""
+
+
+@pytest.mark.parametrize("at", [2500, 4999])
+def test_a_connection_lost_in_a_large_call_costs_no_job_and_makes_none_twice(
+    app: PgQueue, conn: Connection, at: int
+) -> None:
+    add = app.task_named("add")
+    add.delay(-1)
+
+    def calls() -> Iterator[Signature[int]]:
+        for n in range(5000):
+            if n == at:
+                conn.execute(END)
+            yield add.s(n)
+
+    handles = app.enqueue_many(calls())
+    assert len({handle.id for handle in handles}) == 5000
+    found = {str(job["id"]): job["args"] for job in jobs(conn)}
+    assert [found[handle.id] for handle in handles] == [[n] for n in range(5000)]
+    assert len(found) == 5001
 
 
 def test_no_call_at_all_needs_no_database() -> None:
@@ -661,6 +719,32 @@ def test_a_call_is_one_round_trip_and_one_statement_that_commits_itself(dsn: str
     try:
         for call in calls:
             assert messages(app, tmp_path, call) == once
+    finally:
+        app.close()
+
+
+def test_what_a_session_sends_often_is_prepared(dsn: str, tmp_path: Path, conn: Connection) -> None:
+    app = PgQueue("shop", dsn=dsn, pool_size=1)
+    task = app.task(name="add")(add)
+    try:
+        for n in range(7):
+            task.delay(n)
+        assert messages(app, tmp_path, lambda: task.delay(7)) == ["Bind", "Describe", "Execute", "Sync"]
+        with app.database.connection() as connection:
+            connection.execute("discard all")
+        task.delay(8)
+        assert [job["args"] for job in jobs(conn)] == [[n] for n in range(9)]
+    finally:
+        app.close()
+
+
+def test_behind_a_pooler_nothing_is_prepared(dsn: str, tmp_path: Path) -> None:
+    app = PgQueue("shop", dsn=dsn, pool_size=1, pooler=True)
+    task = app.task(name="add")(add)
+    try:
+        for n in range(7):
+            task.delay(n)
+        assert "Parse" in messages(app, tmp_path, lambda: task.delay(7))
     finally:
         app.close()
 

@@ -38,6 +38,9 @@ create table pgqueue.job (
     options       json,
     history       jsonb,
     requeues      smallint    not null default 0,
+    steps         uuid[],
+    place         integer     not null default 0,
+    depth         smallint    not null default 0,
     constraint job_task_length check (length(task) between 1 and 255),
     constraint job_queue_length check (length(queue) between 1 and 100),
     constraint job_priority_range check (priority between 0 and 9),
@@ -66,6 +69,7 @@ create unique index job_unique_key on pgqueue.job (unique_key) where unique_key 
 -- Suspects: few, and each is claimed alone. A claim changes neither column nor condition, so it stays a HOT update.
 create index job_suspect on pgqueue.job (eta) where crashes > 0;
 create index job_parent on pgqueue.job (parent_id) where parent_id is not null;
+create index job_root on pgqueue.job (root_id) where root_id is not null;
 
 comment on table  pgqueue.job is 'Unfinished work: one row per requested call of a task, until its acknowledgement deletes it.';
 comment on column pgqueue.job.id is 'Id of the job, the task id of Celery: a UUIDv7 made by the client, or any UUID that the caller chose.';
@@ -96,6 +100,9 @@ comment on column pgqueue.job.errbacks is 'An array of jobs, as enqueue_many tak
 comment on column pgqueue.job.options is 'Rare options of the call, a JSON object that the client reads: shadow, trail, origin and so on.';
 comment on column pgqueue.job.history is 'Attempts that did not end it, the newest last, 20 at most: attempt, at, state (RETRY, CRASH, REQUEUE, HOOK), error.';
 comment on column pgqueue.job.requeues is 'How many times the task has rejected it to be requeued.';
+comment on column pgqueue.job.steps is 'The steps that wait for it. NULL: none.';
+comment on column pgqueue.job.place is 'Its place among the members of those steps, from 0 on: the order of their values.';
+comment on column pgqueue.job.depth is 'In how many headers of chords it stands.';
 
 create table pgqueue.result (
     id          uuid        not null primary key,
@@ -120,6 +127,7 @@ create table pgqueue.result (
     error       json,
     options     json,
     history     jsonb,
+    again       json,
     constraint result_state check (state in ('SUCCESS', 'FAILURE', 'REVOKED', 'REJECTED', 'IGNORED'))
 ) with (
     -- prune deletes at the front of result_finished_at and walks over what it has deleted before: 4 ms for each million
@@ -134,6 +142,7 @@ create table pgqueue.result (
 create index result_finished_at on pgqueue.result (finished_at);
 create index result_not_success on pgqueue.result (state, finished_at) where state <> 'SUCCESS';
 create index result_parent on pgqueue.result (parent_id) where parent_id is not null;
+create index result_root on pgqueue.result (root_id) where root_id is not null;
 
 comment on table  pgqueue.result is 'One row per finished job, inserted by the statement that deletes the job; kept for result_expires.';
 comment on column pgqueue.result.id is 'Id of the job.';
@@ -158,6 +167,60 @@ comment on column pgqueue.result.value is 'What the task returned.';
 comment on column pgqueue.result.error is 'How it failed: type, module, message, args, notes, cause, traceback.';
 comment on column pgqueue.result.options is 'Rare options of the call, as in job.';
 comment on column pgqueue.result.history is 'Attempts that did not end it, and hooks that failed after its end, as in job.';
+comment on column pgqueue.result.again is 'Of a member of a workflow that did not succeed: what else its call has to say, so that retry_workflow can make it anew.';
+
+create table pgqueue.step (
+    id       uuid        not null primary key,
+    made_at  timestamptz not null,
+    root_id  uuid        not null,
+    steps    uuid[],
+    members  integer     not null,
+    waits    integer     not null,
+    place    integer     not null default 0,
+    depth    smallint    not null default 0,
+    takes    text        not null,
+    task     text,
+    call     json        not null,
+    constraint step_takes check (takes in ('nothing', 'value', 'values')),
+    constraint step_waits check (waits between 0 and members and members > 0)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0);
+
+create index step_root on pgqueue.step (root_id);
+
+comment on table  pgqueue.step is 'Calls that wait for others to end: the next link of a chain, the body of a chord. The acknowledgement of the last one makes a job of it.';
+comment on column pgqueue.step.id is 'Id of the job that it becomes.';
+comment on column pgqueue.step.made_at is 'When it was made, by the clock of the database.';
+comment on column pgqueue.step.root_id is 'The workflow: what all of its jobs and steps have as their root.';
+comment on column pgqueue.step.steps is 'The steps that wait for this one. NULL: none.';
+comment on column pgqueue.step.members is 'How many it waits for in all.';
+comment on column pgqueue.step.waits is 'How many of them have not ended.';
+comment on column pgqueue.step.place is 'Its place among the members of the steps that wait for it.';
+comment on column pgqueue.step.depth is 'In how many headers of chords it stands.';
+comment on column pgqueue.step.takes is 'Its first argument: nothing, the value of its one member, or the values of all in the order of their places.';
+comment on column pgqueue.step.task is 'Name of its task. NULL: it is never run, it only gathers the values of its members.';
+comment on column pgqueue.step.call is 'The call, as enqueue_many takes it.';
+
+create table pgqueue.part (
+    step    uuid     not null,
+    place   integer  not null,
+    job     uuid     not null,
+    state   text     not null,
+    culprit uuid,
+    depth   smallint not null,
+    value   json,
+    error   json,
+    primary key (step, place)
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0);
+
+comment on table  pgqueue.part is 'What the members of a step that waits for several have come to; each counts once.';
+comment on column pgqueue.part.step is 'Step that waits.';
+comment on column pgqueue.part.place is 'Place of the member.';
+comment on column pgqueue.part.job is 'Id of the member.';
+comment on column pgqueue.part.state is 'State in which it ended.';
+comment on column pgqueue.part.culprit is 'The job whose failure ended it; NULL after a success.';
+comment on column pgqueue.part.depth is 'Depth of the culprit.';
+comment on column pgqueue.part.value is 'What it returned.';
+comment on column pgqueue.part.error is 'What it failed with.';
 
 create table pgqueue.worker (
     id           uuid        not null primary key,

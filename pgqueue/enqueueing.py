@@ -70,6 +70,26 @@ def enqueue_calls(app: Waiting, calls: Iterable[Signature[Any]]) -> list[Handle]
         return _enqueued(jobs, app.database.run_all(pieces(*first), lambda: _once_more(app, jobs, knows)))
 
 
+def enqueue_plan(app: Waiting, plan: Sequence[NewJob], connection: object) -> None:
+    """Enqueue the jobs of a workflow and store its steps in one transaction; `connection` as for `enqueue`."""
+    statements = app.database.statements
+    if connection is not None:
+        enqueue_on(connection, statements.enqueue_workflow(plan, durable=False))
+    else:
+        again = partial(statements.enqueue_workflow, plan, durable=True, resent=True)
+        app.database.run(statements.enqueue_workflow(plan, durable=True), again)
+
+
+async def aenqueue_plan(app: Waiting, plan: Sequence[NewJob], connection: object) -> None:
+    """Enqueue a workflow as `enqueue_plan` does, without blocking the event loop."""
+    statements = app.database.statements
+    if connection is not None:
+        await aenqueue_on(connection, statements.enqueue_workflow(plan, durable=False))
+    else:
+        again = partial(statements.enqueue_workflow, plan, durable=True, resent=True)
+        await app.database.arun(statements.enqueue_workflow(plan, durable=True), again)
+
+
 def jobs_of(calls: Iterable[Signature[Any]]) -> tuple[Sequence[NewJob], list[Knows]]:
     """Return calls as jobs, and what the handle of each has to know.
 

@@ -129,6 +129,8 @@ class Ended(NamedTuple):
     told: Callable[[Outcome, bool], None] | None = None
 
 
+#: Statements that libpq is told without casts.
+_BARE = ("enqueue_one", "enqueue_alike", "enqueue_workflow")
 #: Kinds of calls that one `enqueue_alike` takes; it compares each call with all of them.
 _KINDS = 16
 #: The fields of a `NewJob` that `enqueue_one` does not take, before and after root_id, parent_id and ignore_result.
@@ -144,6 +146,8 @@ _CALLS = {
         select pgqueue.enqueue_alike($1::text::json, $2::text::int[], $3::text::uuid[],
                string_to_array($4::text, e'\\n')::json[], string_to_array($5::text, e'\\n')::json[],
                $6::text::boolean) as created""",
+    "enqueue_workflow": "select pgqueue.enqueue_workflow($1::text::json, $2::text::boolean, $3::text::boolean) as created",
+    "enqueue_workflow bare": "select pgqueue.enqueue_workflow($1, $2, $3) as created",
     # Casts are for drivers that ask what a parameter is. They are a tenth of what the server does for one job.
     "enqueue_one bare": "select pgqueue.enqueue_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as created",
     "enqueue_alike bare": """
@@ -223,7 +227,7 @@ class Statements:
     def __init__(self, schema: str = sql.DEFAULT_SCHEMA) -> None:
         self.schema = schema
         self._sql = {name: sql.rename(text, schema) for name, text in _CALLS.items()}
-        self._bare = {name: self._sql[f"{name} bare"].encode() for name in ("enqueue_one", "enqueue_alike")}
+        self._bare = {name: self._sql[f"{name} bare"].encode() for name in _BARE}
 
     def _make(self, name: str, params: Sequence[object], row: Callable[[Row], T]) -> Statement[T]:
         return Statement(self._sql[name], params, row)
@@ -241,6 +245,15 @@ class Statements:
         newer = any(job.links or job.errbacks or job.options for job in jobs)
         name = "enqueue_linked" if newer else "enqueue"
         return self._make(name, (f"[{','.join(map(job_json, jobs))}]", durable), _enqueued)
+
+    def enqueue_workflow(self, plan: Sequence[NewJob], *, durable: bool, resent: bool = False) -> Statement[Enqueued]:
+        """Enqueues the jobs of a workflow and stores its steps, all or none; answers the id of each."""
+
+        def answer() -> list[Enqueued]:
+            return [Enqueued(job.id, True) for job in plan]
+
+        params = (f"[{','.join(map(job_json, plan))}]", str(resent), str(durable))
+        return Statement(self._sql["enqueue_workflow"], params, _enqueued, answer, self._bare["enqueue_workflow"])
 
     def _sure(self, name: str, params: Sequence[object], jobs: Sequence[NewJob]) -> Statement[Enqueued]:
         def answer() -> list[Enqueued]:
@@ -417,7 +430,7 @@ def _time(value: datetime) -> str:
 def job_json(job: NewJob) -> str:
     """Return one job as `enqueue_many` takes it; texts that are JSON already are put in as they are."""
     text = json.dumps
-    parts = [f'"id":"{job.id}","task":{text(job.task)},"args":{job.args},"kwargs":{job.kwargs}']
+    parts = [f'"id":"{job.id}","task":{text(job.task or None)},"args":{job.args},"kwargs":{job.kwargs}']
     parts.append(f'"queue":{text(job.queue)},"priority":{int(job.priority)}')
     if job.eta is not None:
         parts.append(f'"eta":{_time(job.eta)}')
@@ -447,6 +460,12 @@ def job_json(job: NewJob) -> str:
         parts.append(f'"options":{job.options}')
     if job.immutable:
         parts.append('"immutable":true')
+    if job.steps:
+        parts.append(f'"steps":{text(job.steps)},"place":{job.place}')
+    if job.depth:
+        parts.append(f'"depth":{job.depth}')
+    if job.waits:
+        parts.append(f'"waits":{job.waits},"takes":"{job.takes}"')
     if job.known:
         parts.append('"known":true')
     if job.resent:

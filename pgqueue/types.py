@@ -36,6 +36,10 @@ class NewJob(NamedTuple):
     by the caller, so that a job or a result may have it already; `resent` that the answer to the same got lost.
     `links` and `errbacks` are JSON arrays of jobs to be enqueued when it succeeds or fails; as one of these, an
     `immutable` job is given no argument more. `options` is a JSON object of options that only Python reads.
+
+    In a workflow, `steps` are the ids of what waits for it, `place` its place among their members, `depth` the number of
+    headers of chords that it stands in. One that `waits` for others (so many) is a step: it `takes` "nothing" from them,
+    the "value" of the only one, or the "values" of all as a list.
     """
 
     id: str
@@ -61,6 +65,15 @@ class NewJob(NamedTuple):
     errbacks: str | None = None
     options: str | None = None
     immutable: bool = False
+    steps: tuple[str, ...] = ()
+    place: int = 0
+    depth: int = 0
+    waits: int = 0
+    takes: str | None = None
+
+
+#: The task of a step that is never run: its value is the list of the values of its members.
+GATHER = ""
 
 
 class Enqueued(NamedTuple):

@@ -15,7 +15,7 @@ from pgqueue.errors import SettingsError
 DEFAULT_SCHEMA = "pgqueue"
 
 #: The revision of the tables; the newest file in `alembic/versions` has the same.
-REVISION = "0004"
+REVISION = "0005"
 
 _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 _WORD = re.compile(rf"\b{DEFAULT_SCHEMA}\b")

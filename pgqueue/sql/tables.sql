@@ -127,6 +127,7 @@ create table pgqueue.result (
     error       json,
     options     json,
     history     jsonb,
+    steps       uuid[],
     again       json,
     constraint result_state check (state in ('SUCCESS', 'FAILURE', 'REVOKED', 'REJECTED', 'IGNORED'))
 ) with (
@@ -167,6 +168,7 @@ comment on column pgqueue.result.value is 'What the task returned.';
 comment on column pgqueue.result.error is 'How it failed: type, module, message, args, notes, cause, traceback.';
 comment on column pgqueue.result.options is 'Rare options of the call, as in job.';
 comment on column pgqueue.result.history is 'Attempts that did not end it, and hooks that failed after its end, as in job.';
+comment on column pgqueue.result.steps is 'The steps of its workflow that waited for it. NULL: none.';
 comment on column pgqueue.result.again is 'Of a member of a workflow that did not succeed: what else its call has to say, so that retry_workflow can make it anew.';
 
 create table pgqueue.step (
@@ -221,6 +223,35 @@ comment on column pgqueue.part.culprit is 'The job whose failure ended it; NULL 
 comment on column pgqueue.part.depth is 'Depth of the culprit.';
 comment on column pgqueue.part.value is 'What it returned.';
 comment on column pgqueue.part.error is 'What it failed with.';
+
+create table pgqueue.saved_group (
+    id       uuid        not null primary key,
+    saved_at timestamptz not null,
+    tree     json        not null
+);
+
+comment on table  pgqueue.saved_group is 'Groups that somebody has saved, to find their results again by the id of the group.';
+comment on column pgqueue.saved_group.id is 'Id of the group.';
+comment on column pgqueue.saved_group.saved_at is 'When it was saved; kept as long as results are.';
+comment on column pgqueue.saved_group.tree is 'The ids of the group, its parent and its members, as GroupResult.as_tuple gives them.';
+
+create view pgqueue.workflow as
+select w.root_id as id, count(*) as total, count(*) filter (where w.at = 'done') as done,
+       count(*) filter (where w.at = 'failed') as failed, count(*) filter (where w.at = 'running') as running,
+       count(*) filter (where w.at = 'waiting') as waiting, min(w.made_at) as made_at, max(w.finished_at) as last_at
+  from (
+       select j.root_id, case when j.worker is null then 'waiting' else 'running' end as at, j.enqueued_at as made_at,
+              null::timestamptz as finished_at
+         from pgqueue.job j where j.root_id is not null
+        union all
+       select s.root_id, 'waiting', s.made_at, null from pgqueue.step s where s.task is not null
+        union all
+       select r.root_id, case when r.state in ('SUCCESS', 'IGNORED') then 'done' else 'failed' end, r.enqueued_at, r.finished_at
+         from pgqueue.result r where r.root_id is not null and r.task <> 'pg' || 'queue.gather'
+       ) w
+ group by w.root_id;
+
+comment on view   pgqueue.workflow is 'How far each workflow is: all jobs and steps that have one root.';
 
 create table pgqueue.worker (
     id           uuid        not null primary key,

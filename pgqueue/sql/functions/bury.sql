@@ -67,10 +67,10 @@ begin
     ), stored as (
         insert into pgqueue.result as r (
                id, enqueued_at, claimed_at, finished_at, worker, root_id, parent_id, attempt, retries, crashes,
-               priority, state, task, queue, args, kwargs, headers, options, history, error)
+               priority, state, task, queue, args, kwargs, headers, options, history, steps, error)
         select e.id, e.enqueued_at, e.claimed_at, v_now, p_worker, e.root_id, e.parent_id, e.attempt, e.retries,
                e.crashes + (e.started and p_counts)::integer, e.priority, e.state, e.task, e.queue, e.args, e.kwargs, e.headers,
-               e.options, e.history, p_error
+               e.options, e.history, e.steps, p_error
           from ended e
             on conflict (id) do update
            set enqueued_at = excluded.enqueued_at, claimed_at = excluded.claimed_at,
@@ -78,7 +78,10 @@ begin
                retries = excluded.retries, crashes = excluded.crashes, runtime = null,
                priority = excluded.priority, state = excluded.state, task = excluded.task, queue = excluded.queue,
                args = excluded.args, kwargs = excluded.kwargs, headers = excluded.headers,
-               options = excluded.options, history = excluded.history, value = null, error = excluded.error
+               options = excluded.options, history = excluded.history, steps = excluded.steps, value = null, error = excluded.error
+    ), member as (
+        select row(s.step, e.place, e.id, e.state, e.id, e.depth, null, p_error)::pgqueue.part as part
+          from ended e cross join lateral unnest(e.steps) s (step)
     ), report as (
         select f.call
           from ended e
@@ -88,7 +91,9 @@ begin
     )
     select v.id, v.task, v.state
       from verdict v, pgqueue.call_idle(array(select b.queue from verdict b where b.state = 'PENDING')) called,
-           pgqueue.enqueue_errbacks((select json_agg(r.call) from report r)) reported;
+           pgqueue.enqueue_errbacks((select json_agg(r.call) from report r)) reported,
+           pgqueue.keep_calls(array(select e.job from ended e where e.root_id is not null)) kept,
+           pgqueue.count_in(array(select m.part from member m)) counted;
 
     if exists (select from pgqueue.progress) then
         perform pgqueue.end_progress(array(

@@ -6,6 +6,7 @@
 -- if the same was sent before and the answer got lost: then a job or any result with this id is what was created.
 -- links and errbacks are arrays of such elements, which may have some of their own: the jobs to be enqueued when this one
 -- succeeds, or when it fails. They are given its value, or its id, as their first argument, unless immutable = true.
+-- steps, place, depth: see enqueue_workflow. attempt: how often a job with this id was claimed before; 0.
 -- options is an object that is kept for the client. (checked = true: links and errbacks have been checked before.)
 -- Answers in the order given: the id, and whether it was created; if not, it is that of the unfinished job with this
 -- unique_key, or of the job or result with this id.
@@ -37,22 +38,25 @@ begin
                id uuid, task text, args json, kwargs json, queue text, priority smallint, eta timestamptz,
                countdown double precision, expires timestamptz, expires_in double precision, unique_key text,
                headers json, root_id uuid, parent_id uuid, ignore_result boolean, known boolean, time_limit real,
-               soft_time_limit real, resent boolean, links json, errbacks json, options json, checked boolean)
+               soft_time_limit real, resent boolean, links json, errbacks json, options json, checked boolean,
+               steps uuid[], place integer, depth smallint, attempt integer)
                ) with ordinality as g (
                id, task, args, kwargs, queue, priority, eta, countdown, expires, expires_in, unique_key,
                headers, root_id, parent_id, ignore_result, known, time_limit, soft_time_limit, resent, links, errbacks,
-               options, checked, n)
+               options, checked, steps, place, depth, attempt, n)
     ), inserted as (
         insert into pgqueue.job as j (
                id, task, args, kwargs, queue, priority, eta, enqueued_at, expires, unique_key,
-               headers, root_id, parent_id, ignore_result, time_limit, soft_time_limit, links, errbacks, options)
+               headers, root_id, parent_id, ignore_result, time_limit, soft_time_limit, links, errbacks, options,
+               steps, place, depth, attempt)
         select g.job_id, g.task, coalesce(g.args, '[]'), coalesce(g.kwargs, '{}'), g.line,
                coalesce(g.priority, 5::smallint), case when g.start = v_now then g.moment else g.start end, g.moment,
                coalesce(g.expires, g.moment + g.expires_in * interval '1 second'), g.unique_key,
                g.headers, g.root_id, g.parent_id, g.ignore_result, g.time_limit, g.soft_time_limit,
                case when g.links is null or g.checked then g.links else pgqueue.check_calls(g.links, 'links') end,
                case when g.errbacks is null or g.checked then g.errbacks
-                    else pgqueue.check_calls(g.errbacks, 'errbacks') end, g.options
+                    else pgqueue.check_calls(g.errbacks, 'errbacks') end, g.options,
+               g.steps, coalesce(g.place, 0), coalesce(g.depth, 0::smallint), coalesce(g.attempt, 0)
           -- Each has a moment of its own, so that a cursor can stand between any two of a large call.
           from (select *, case when start = v_now and n > 1 and v_ticks then clock_timestamp() else v_now end as moment
                   from given) g

@@ -3,7 +3,8 @@
 -- every other outcome is acknowledged when the transaction commits.
 --   select pgqueue.finish('0192f5e2-0000-7000-8000-000000000001', '[{"id": "..", "attempt": 1, "state": "SUCCESS", "value": 5}]');
 -- Keys of an outcome: id, attempt, state; value or error; runtime (seconds); keep = false stores no result.
---   SUCCESS FAILURE REVOKED REJECTED IGNORED end the job: its row is deleted and a result is inserted. SUCCESS enqueues
+--   SUCCESS FAILURE REVOKED REJECTED IGNORED end the job: its row is deleted and a result is inserted, and it is counted
+--   in the steps that wait for it. SUCCESS enqueues
 --   its links, FAILURE and REJECTED its errbacks, which read the result, so keep = false is not heard where there are any.
 --   FAILURE with hooks = true: somebody else than the task's own process found it; a job that runs its hooks is enqueued,
 --   if the worker has said that it has any.
@@ -55,16 +56,18 @@ begin
                     else ((j.id, j.attempt) in (select o.id, o.attempt from outcome o
                                                  where o.state not in ('RETRY', 'RELEASED', 'REQUEUE', 'REPLACED'))) is true end
         returning j.id, j.enqueued_at, j.claimed_at, j.root_id, j.parent_id, j.attempt, j.retries, j.crashes, j.priority,
-                  j.task, j.queue, j.args, j.kwargs, j.headers, j.options, j.history, j.error, j.errbacks,
-                  case when j.links is not null or j.errbacks is not null or v_hooks then j end as followed
+                  j.task, j.queue, j.args, j.kwargs, j.headers, j.options, j.history, j.error, j.errbacks, j.steps,
+                  case when j.links is not null or j.errbacks is not null or j.steps is not null or v_hooks
+                            or j.root_id is not null and j.id in (select o.id from outcome o where o.state <> 'SUCCESS')
+                       then j end as followed
     ), stored as (
         insert into pgqueue.result as r (
                id, enqueued_at, claimed_at, finished_at, worker, root_id, parent_id, attempt, retries, crashes,
-               runtime, priority, state, task, queue, args, kwargs, headers, options, history, value, error)
+               runtime, priority, state, task, queue, args, kwargs, headers, options, history, steps, value, error)
         select e.id, e.enqueued_at, e.claimed_at, v_now, p_worker, e.root_id, e.parent_id, e.attempt, e.retries,
                e.crashes, o.runtime, e.priority,
                case when o.state in ('RETRY', 'RELEASED', 'REQUEUE', 'REPLACED') then 'REVOKED' else o.state end, e.task,
-               e.queue, e.args, e.kwargs, e.headers, e.options, e.history, o.value,
+               e.queue, e.args, e.kwargs, e.headers, e.options, e.history, e.steps, o.value,
                case when o.state <> 'SUCCESS' then coalesce(o.error, e.error) end
           from ended e
           join outcome o on o.id = e.id and o.attempt = e.attempt
@@ -76,7 +79,7 @@ begin
                crashes = excluded.crashes, runtime = excluded.runtime, priority = excluded.priority,
                state = excluded.state, task = excluded.task, queue = excluded.queue, args = excluded.args,
                kwargs = excluded.kwargs, headers = excluded.headers, options = excluded.options,
-               history = excluded.history, value = excluded.value, error = excluded.error
+               history = excluded.history, steps = excluded.steps, value = excluded.value, error = excluded.error
          where r.state <> 'SUCCESS'  -- final, whatever came here to be run again
     )
     select (select array_agg(e.id) from ended e),
@@ -155,6 +158,7 @@ begin
                            and j.kwargs::text = coalesce(v_again.kwargs::text, '{}')
                            and j.options::text is not distinct from v_again.options::text
                       end)
+           and not exists (select from pgqueue.step s where s.id = v_again.id and v_again.state = 'REPLACED')
         then
             return next v_again.id;
         end if;

@@ -18,6 +18,14 @@ begin
     -- What a process that waited for a result left behind when it was killed.
     delete from pgqueue.waiter w where w.until < v_before + p_keep;
     delete from pgqueue.idle i where i.until < v_before + p_keep;
+    delete from pgqueue.saved_group g where g.saved_at < v_before;
+    -- What is left of workflows that failed and whose results are gone.
+    delete from pgqueue.part t
+     where (t.step, t.place) in (
+           select o.step, o.place from pgqueue.part o
+            where not exists (select from pgqueue.step s where s.id = o.step)
+              and not exists (select from pgqueue.result r where r.id = o.step)
+            limit p_limit for update skip locked);
     -- What was said of attempts that are over; a minute, so that none is taken for one that has just begun.
     delete from pgqueue.progress p
      where p.job = any(array(

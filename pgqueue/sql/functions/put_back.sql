@@ -16,8 +16,17 @@ begin
            id uuid, attempt integer, state text, error json, eta timestamptz, countdown double precision, crashed boolean,
            most integer, task text, args json, kwargs json, queue text, priority smallint, expires timestamptz,
            headers json, options json, ignore_result boolean, time_limit real, soft_time_limit real, links json,
-           errbacks json);
+           errbacks json, plan json);
     v_eta := greatest(coalesce(v_new.eta, p_now + v_new.countdown * interval '1 second', p_now), p_now);
+    if v_new.plan is not null then
+        delete from pgqueue.job j
+         where j.id = v_new.id and j.worker = p_worker and j.attempt = v_new.attempt
+        returning j.* into v_job;
+        if found then
+            perform pgqueue.enqueue_workflow(pgqueue.plan_in_place(v_job, v_new.plan));
+        end if;
+        return v_job;
+    end if;
     if v_new.state = 'REPLACED' then
         update pgqueue.job j
            set worker = null, claimed_at = null, eta = v_eta, retries = 0, requeues = 0, task = v_new.task,

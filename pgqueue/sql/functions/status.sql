@@ -29,7 +29,16 @@ begin
                    r.parent_id, r.root_id, r.history, r.options, r.headers, r.enqueued_at, r.crashes
               from pgqueue.result r where r.id = p_job
              union all
-            select 3, 'UNKNOWN', null, null, null, null, null, null, null, null, null, null, null, null, null, null, null,
+            -- It is enqueued when those for which it waits have succeeded.
+            select 3, 'PENDING', null, null, coalesce(s.task, 'pg' || 'queue.gather'), coalesce(c.queue, 'default'),
+                   coalesce(c.args, '[]'), coalesce(c.kwargs, '{}'), 0, 0, null, null, c.parent_id, s.root_id, null,
+                   c.options, c.headers, s.made_at, 0
+              from pgqueue.step s
+             cross join lateral json_to_record(s.call) as c (
+                   queue text, args json, kwargs json, parent_id uuid, options json, headers json)
+             where s.id = p_job
+             union all
+            select 4, 'UNKNOWN', null, null, null, null, null, null, null, null, null, null, null, null, null, null, null,
                    null, null
            ) s
      order by s.place

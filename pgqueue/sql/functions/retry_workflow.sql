@@ -1,0 +1,66 @@
+-- Go on with a workflow where it has failed: its jobs that ended as FAILURE, REVOKED or REJECTED are enqueued again, under
+-- their ids, and whatever ended because of them waits again. What has succeeded stays as it is. Answers how many jobs were
+-- enqueued; 0: nothing of it has failed, or its results are gone.
+--   select pgqueue.retry_workflow('<root>');
+create or replace function pgqueue.retry_workflow(p_root uuid) returns integer
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    v_now timestamptz := pgqueue.clock();
+    v_failed pgqueue.result[];
+    v_parts pgqueue.part[];
+    v_calls json;
+    v_other uuid;
+begin
+    with gone as (
+        delete from pgqueue.result r
+         where r.id = any(array(
+               select o.id from pgqueue.result o
+                where o.root_id = p_root and o.state in ('FAILURE', 'REVOKED', 'REJECTED') and o.again is not null
+                order by o.id for update))
+        returning r
+    )
+    select array_agg(g.r order by (g.r).id) into v_failed from gone g;
+    if v_failed is null then
+        return 0;
+    end if;
+
+    insert into pgqueue.step (id, made_at, root_id, steps, members, waits, place, depth, takes, task, call)
+    select f.id, v_now, p_root, a.steps, a.waits, a.waits, coalesce(a.place, 0), coalesce(a.depth, 0::smallint), a.takes, a.task,
+           f.again
+      from unnest(v_failed) f
+     cross join lateral json_to_record(f.again) as a (
+           steps uuid[], waits integer, place integer, depth smallint, takes text, task text)
+     where a.waits > 0;
+
+    select json_agg((left(json_strip_nulls(json_build_object(
+               'id', f.id, 'task', f.task, 'queue', f.queue, 'priority', f.priority, 'headers', f.headers,
+               'options', f.options, 'parent_id', f.parent_id, 'root_id', p_root, 'attempt', f.attempt, 'checked', true))::text, -1)
+           -- Their texts, so that no number in them changes.
+           || ',"args":' || f.args || ',"kwargs":' || f.kwargs
+           || case when f.again::text = '{}' then '}' else ',' || substring(f.again::text from 2) end)::json)
+      into v_calls
+      from unnest(v_failed) f
+     where f.again ->> 'waits' is null;
+    if v_calls is not null then
+        v_other := pgqueue.enqueue_members(v_calls);
+        if v_other is not null then
+            raise exception 'job % has the unique_key of one that failed, and has not ended', v_other
+                using errcode = 'PQ002', hint = 'Wait until it has ended, and try again.';
+        end if;
+    end if;
+
+    -- What members had come to counts anew, but for those that are run again.
+    with gone as (
+        delete from pgqueue.part t
+         where t.step = any(array(select f.id from unnest(v_failed) f where f.again ->> 'waits' is not null))
+        returning t
+    )
+    select array_agg(g.t) into v_parts from gone g where (g.t).state in ('SUCCESS', 'IGNORED');
+    if v_parts is not null then
+        perform pgqueue.count_in(v_parts);
+    end if;
+    return coalesce(json_array_length(v_calls), 0);
+end
+$$;

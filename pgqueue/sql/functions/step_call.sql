@@ -1,0 +1,15 @@
+-- A step whose members have all succeeded as a job for enqueue_many; p_values is the list of their values, p_parent the
+-- member that ended last.
+--   select pgqueue.step_call(s, '[5]', '<job>') from pgqueue.step s where id = '<step>';
+create or replace function pgqueue.step_call(p_step pgqueue.step, p_values json, p_parent uuid) returns json
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+    -- Of a key that stands twice in an object the last one counts, so these replace what the call says itself.
+    select (left(rtrim(p_step.call::text), -1) || ',' || substring(json_build_object(
+               'id', p_step.id, 'known', true, 'resent', true, 'checked', true,
+               'args', case p_step.takes when 'nothing' then coalesce(p_step.call -> 'args', '[]')
+                            when 'value' then pgqueue.concat_arrays(p_values, p_step.call -> 'args')
+                            else pgqueue.concat_arrays(json_build_array(p_values), p_step.call -> 'args') end,
+               'parent_id', p_parent, 'root_id', p_step.root_id, 'steps', p_step.steps, 'place', p_step.place,
+               'depth', p_step.depth)::text from 2))::json;
+$$;

@@ -1,0 +1,505 @@
+"""Workflows: steps that wait for others are enqueued, or end, in the commit that ends the last of these."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+
+from .helpers import LOST, OpenQueue, Queue, Row, new_id, wait_until_blocked
+
+ERROR = {"type": "ValueError", "module": "builtins", "message": "bad"}
+
+
+class Flow:
+    """One workflow, whose jobs are known by the names of their tasks."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.root = new_id()
+        self.ids: dict[str, str] = {}
+        self.nodes: list[Row] = []
+
+    def node(self, name: str, *then: str, waits: int = 0, takes: str = "value", **fields: Any) -> Flow:
+        node = {"task": name, "id": self.id(name), "root_id": self.root, **fields}
+        if then:
+            node["steps"] = [self.id(step) for step in then]
+        if waits:
+            node |= {"waits": waits, "takes": takes}
+        self.nodes.append(node)
+        return self
+
+    def start(self, *, resent: bool = False) -> Flow:
+        self.queue.rows("select pgqueue.enqueue_workflow(%s, %s)", json.dumps(self.nodes), resent)
+        return self
+
+    def id(self, name: str) -> str:
+        return self.ids.setdefault(name, new_id())
+
+    def end(self, name: str, state: str = "SUCCESS", *, queue: Queue | None = None, **fields: Any) -> None:
+        """Claim all that waits, end this one, and put back the rest."""
+        queue = queue or self.queue
+        claims = {claim["id"]: claim for claim in queue.claim()}
+        claim = claims.pop(self.id(name))
+        if state == "SUCCESS":
+            fields.setdefault("value", name)
+        elif state != "IGNORED":
+            fields.setdefault("error", ERROR)
+        assert queue.end(claim, state, **fields)
+        for other in claims.values():
+            assert queue.end(other, "RELEASED")
+
+    def states(self) -> dict[str, str]:
+        return {name: self.queue.state(id_) for name, id_ in self.ids.items()}
+
+    def waiting(self) -> dict[str, Any]:
+        """The jobs that can be claimed, and their arguments."""
+        return {row["task"]: row["args"] for row in self.queue.rows("select task, args from pgqueue.job")}
+
+    def error(self, name: str) -> Any:
+        return self.queue.status(self.id(name))["error"]
+
+    def left(self) -> tuple[int, int]:
+        """How many steps and parts there are."""
+        return self.queue.one("select count(*) from pgqueue.step"), self.queue.one("select count(*) from pgqueue.part")
+
+
+@pytest.fixture
+def flow(queue: Queue) -> Flow:
+    return Flow(queue)
+
+
+def chain(flow: Flow, **fields: Any) -> Flow:
+    return flow.node("a", "b", **fields).node("b", "c", waits=1, **fields).node("c", waits=1, args=[9], **fields).start()
+
+
+def chord(flow: Flow, size: int = 3, **body: Any) -> Flow:
+    for place in range(size):
+        flow.node(f"m{place}", "body", place=place, depth=1)
+    return flow.node("body", waits=size, takes="values", **body).start()
+
+
+# -- chains
+
+
+def test_a_link_of_a_chain_is_enqueued_when_the_one_before_has_succeeded(flow: Flow) -> None:
+    chain(flow)
+    assert flow.states() == {"a": "PENDING", "b": "PENDING", "c": "PENDING"}
+    assert flow.waiting() == {"a": []}
+    flow.end("a", value={"n": 5})
+    assert flow.waiting() == {"b": [{"n": 5}]}
+    flow.end("b", value=None)
+    assert flow.waiting() == {"c": [None, 9]}
+    found = flow.queue.job(flow.id("c"))
+    assert found is not None
+    assert (str(found["parent_id"]), str(found["root_id"])) == (flow.id("b"), flow.root)
+    flow.end("c")
+    assert set(flow.states().values()) == {"SUCCESS"}
+    assert flow.left() == (0, 0)
+
+
+def test_a_link_that_takes_nothing_is_given_nothing(flow: Flow) -> None:
+    flow.node("a", "b").node("b", waits=1, takes="nothing", args=[1], kwargs={"k": 2}).start()
+    flow.end("a", value=5)
+    assert flow.waiting() == {"b": [1]}
+
+
+def test_numbers_keep_their_spelling_on_the_way(flow: Flow) -> None:
+    flow.node("a", "b").node("b", "c", waits=1).node("c", waits=1, takes="values").start()
+    (claim,) = flow.queue.claim()
+    outcome = f'[{{"id":"{claim["id"]}","attempt":1,"state":"SUCCESS","value":[1.50, 1e3]}}]'
+    flow.queue.rows("select pgqueue.finish(%s, %s::json)", flow.queue.worker, outcome)
+    assert flow.queue.one("select args::text from pgqueue.job") == "[[1.50, 1e3]]"
+
+
+@pytest.mark.parametrize("state", ["FAILURE", "REJECTED", "REVOKED", "IGNORED"])
+def test_the_rest_of_a_chain_ends_as_the_link_that_has_not_succeeded(flow: Flow, state: str) -> None:
+    chain(flow, errbacks=[{"task": "complain"}])
+    flow.end("a", state)
+    assert flow.states() == {"a": state, "b": state, "c": state}
+    by = None if state == "IGNORED" else {**ERROR, "by": flow.id("a")}
+    assert (flow.error("b"), flow.error("c")) == (by, by)
+    assert flow.waiting() == ({"complain": [flow.id("a")]} if state in ("FAILURE", "REJECTED") else {})
+    assert flow.left() == (0, 0)
+
+
+def test_a_retried_link_keeps_the_rest_waiting(flow: Flow) -> None:
+    chain(flow)
+    flow.end("a", "RETRY")
+    flow.end("a", "REQUEUE")
+    assert flow.states() == {"a": "RETRY", "b": "PENDING", "c": "PENDING"}
+    flow.end("a", value=1)
+    assert flow.waiting() == {"b": [1]}
+
+
+def test_a_link_may_be_followed_by_many(flow: Flow) -> None:
+    flow.node("a", "b", "c").node("b", waits=1).node("c", waits=1).start()
+    flow.end("a", value=1)
+    assert flow.waiting() == {"b": [1], "c": [1]}
+
+
+def test_options_of_a_step_hold_from_when_it_is_enqueued(flow: Flow) -> None:
+    flow.node("a", "b").node("b", waits=1, queue="mail", priority=9, countdown=60, ignore_result=True).start()
+    flow.end("a")
+    found = flow.queue.job(flow.id("b"))
+    assert found is not None
+    assert (found["queue"], found["priority"], found["ignore_result"]) == ("mail", 9, True)
+    assert (found["eta"] - found["enqueued_at"]).total_seconds() == 60
+
+
+# -- chords
+
+
+@pytest.mark.parametrize("order", [("m0", "m1", "m2"), ("m2", "m1", "m0"), ("m1", "m2", "m0")])
+def test_a_body_gets_the_values_in_the_order_of_the_definition(flow: Flow, order: tuple[str, ...]) -> None:
+    chord(flow, args=["last"])
+    for name in order[:-1]:
+        flow.end(name)
+        assert "body" not in flow.waiting()
+    flow.end(order[-1])
+    assert flow.waiting() == {"body": [["m0", "m1", "m2"], "last"]}
+    found = flow.queue.job(flow.id("body"))
+    assert found is not None
+    assert str(found["parent_id"]) == flow.id(order[-1])
+    assert flow.left() == (0, 0)
+
+
+def test_members_that_end_in_one_commit_count_each(flow: Flow) -> None:
+    chord(flow, 50)
+    claims = flow.queue.claim()
+    assert not flow.queue.finish(
+        *({"id": claim["id"], "attempt": 1, "state": "SUCCESS", "value": claim["task"]} for claim in claims)
+    )
+    assert flow.waiting() == {"body": [[f"m{n}" for n in range(50)]]}
+
+
+def test_a_header_of_one_gives_a_list_of_one(flow: Flow) -> None:
+    chord(flow, 1)
+    flow.end("m0")
+    assert flow.waiting() == {"body": [["m0"]]}
+
+
+def test_an_ignored_result_and_an_ignored_member_count_too(flow: Flow) -> None:
+    chord(flow)
+    flow.end("m0", value=7, keep=False)
+    flow.end("m1", "IGNORED")
+    flow.end("m2")
+    assert flow.waiting() == {"body": [[7, None, "m2"]]}
+
+
+def test_a_member_counts_once_however_often_it_is_acknowledged(flow: Flow) -> None:
+    chord(flow, 2)
+    claims = {claim["task"]: claim for claim in flow.queue.claim()}
+    for _ in range(3):
+        assert flow.queue.end(claims["m0"], value=1)
+    assert "body" not in flow.waiting()
+    assert flow.queue.end(claims["m1"], value=2)
+    for claim in claims.values():
+        flow.queue.end(claim, value=3)
+    assert flow.waiting() == {"body": [[1, 2]]}
+
+
+def test_a_failed_member_fails_the_body_when_all_have_ended(flow: Flow) -> None:
+    chord(flow, errbacks=[{"task": "complain"}])
+    flow.end("m1", "FAILURE")
+    assert flow.states()["body"] == "PENDING"
+    flow.end("m2", "REVOKED")
+    flow.end("m0")
+    assert flow.states()["body"] == "FAILURE"
+    error = flow.error("body")
+    assert (error["type"], error["module"]) == ("ChordError", "pgqueue.errors")
+    assert error["message"] == f"Dependency {flow.id('m1')} raised ValueError('bad')"
+    assert error["cause"] == ERROR
+    assert flow.waiting() == {"complain": [flow.id("body")]}
+    assert flow.queue.one("select count(*) from pgqueue.step") == 0
+
+
+def test_a_revoked_member_is_named(flow: Flow) -> None:
+    chord(flow, 1)
+    flow.queue.rows("select pgqueue.revoke(%s)", flow.id("m0"))
+    assert flow.error("body")["message"] == f"Dependency {flow.id('m0')} is REVOKED"
+
+
+def test_what_follows_a_body_that_failed_ends_with_it(flow: Flow) -> None:
+    flow.node("m", "body", depth=1).node("body", "next", waits=1, takes="values").node("next", waits=1).start()
+    flow.end("m", "FAILURE")
+    assert flow.states() == {"m": "FAILURE", "body": "FAILURE", "next": "FAILURE"}
+    assert flow.error("next") == {**flow.error("body"), "by": flow.id("body")}
+
+
+def test_a_failure_before_a_chord_ends_all_of_it_without_a_chord_error(flow: Flow) -> None:
+    errbacks = [{"task": "complain"}]
+    flow.node("a", "m0", "m1", errbacks=errbacks)
+    flow.node("m0", "body", waits=1, place=0, depth=1).node("m1", "body", waits=1, place=1, depth=1)
+    flow.node("body", waits=2, takes="values", errbacks=errbacks).start()
+    flow.end("a", "FAILURE")
+    assert set(flow.states().values()) == {"FAILURE"}
+    assert flow.error("body") == {**ERROR, "by": flow.id("a")}
+    assert flow.waiting() == {"complain": [flow.id("a")]}
+
+
+def test_a_failed_chord_within_a_header_counts_in_the_outer_one(flow: Flow) -> None:
+    flow.node("inner", "inner body", depth=2).node("inner body", "body", waits=1, takes="values", place=0, depth=1)
+    flow.node("other", "body", place=1, depth=1).node("body", waits=2, takes="values").start()
+    flow.end("inner", "FAILURE")
+    assert flow.states()["inner body"] == "FAILURE"
+    flow.end("other")
+    assert flow.error("body")["message"].startswith(f"Dependency {flow.id('inner body')} raised ChordError(")
+
+
+def test_values_are_gathered_where_nobody_runs(flow: Flow) -> None:
+    """A group at the end of a chain in a header: its values are one value of the outer body."""
+    flow.node("a", "b", "c", depth=1)
+    flow.node("b", "gather", waits=1, place=0, depth=1).node("c", "gather", waits=1, place=1, depth=1)
+    flow.node("gather", "body", waits=2, takes="values", place=0, depth=1)
+    flow.nodes[-1]["task"] = None
+    flow.node("d", "body", place=1, depth=1).node("body", waits=2, takes="values").start()
+    for name in "adcb":
+        flow.end(name)
+    assert flow.waiting() == {"body": [[["b", "c"], "d"]]}
+    assert flow.queue.status(flow.id("gather"))["value"] == ["b", "c"]
+
+
+# -- other ends
+
+
+def test_a_waiting_step_can_be_revoked_with_what_waits_for_it(flow: Flow) -> None:
+    chain(flow)
+    assert flow.queue.one("select pgqueue.revoke(%s)", flow.id("b")) == "REVOKED"
+    assert flow.states() == {"a": "PENDING", "b": "REVOKED", "c": "REVOKED"}
+    flow.end("a")
+    assert flow.waiting() == {}
+
+
+def test_a_revoked_running_member_counts_when_it_is_not_run_again(flow: Flow) -> None:
+    chord(flow, 1)
+    (claim,) = flow.queue.claim()
+    assert flow.queue.one("select pgqueue.revoke(%s)", claim["id"]) == "STARTED"
+    assert flow.queue.end(claim, "RETRY", error=ERROR)
+    assert flow.states() == {"m0": "REVOKED", "body": "FAILURE"}
+
+
+def test_a_member_whose_worker_died_for_good_counts(flow: Flow) -> None:
+    chord(flow, 2, errbacks=[{"task": "complain"}])
+    flow.queue.register()
+    flow.queue.claim()
+    assert set(flow.queue.bury(max_crashes=0).values()) == {"FAILURE"}
+    assert flow.states()["body"] == "FAILURE"
+    assert flow.error("body")["cause"] == LOST
+    assert flow.waiting() == {"complain": [flow.id("body")]}
+
+
+def test_purged_members_end_what_waits_for_them(flow: Flow) -> None:
+    chain(flow)
+    assert flow.queue.one("select pgqueue.purge('{default}')") == 1
+    assert flow.states() == {"a": "UNKNOWN", "b": "REVOKED", "c": "REVOKED"}
+
+
+def test_whoever_waits_for_a_step_is_told_of_its_end(flow: Flow, open_queue: OpenQueue) -> None:
+    listener = open_queue()
+    listener.listen("pgqueue.done")
+    chain(flow)
+    flow.queue.rows("select pgqueue.wait_for(%s, %s, 60)", flow.id("c"), new_id())
+    flow.end("a", "FAILURE")
+    assert listener.heard(flow.queue) == [("pgqueue.done", flow.id("c"))]
+
+
+# -- the beginning
+
+
+def test_a_workflow_is_enqueued_whole_or_not_at_all(flow: Flow) -> None:
+    flow.node("a", "b").node("b", waits=1, priority=11)
+    with pytest.raises(psycopg.Error, match=r"steps\[0\] has a priority that is not 0 to 9") as caught:
+        flow.start()
+    assert caught.value.sqlstate == "PQ002"
+    assert (flow.waiting(), flow.left()) == ({}, (0, 0))
+
+
+def test_a_workflow_sent_twice_is_there_once(flow: Flow) -> None:
+    chain(flow)
+    flow.start(resent=True)
+    flow.end("a")
+    flow.start(resent=True)
+    assert flow.waiting() == {"b": ["a"]}
+
+
+def test_a_unique_key_that_is_taken_stops_a_workflow_at_its_beginning(flow: Flow) -> None:
+    other = flow.queue.add("other", unique_key="k")
+    flow.node("a", "b", unique_key="k").node("b", waits=1)
+    with pytest.raises(psycopg.Error, match=other):
+        flow.start()
+    assert (list(flow.waiting()), flow.left()) == (["other"], (0, 0))
+
+
+def test_a_step_whose_unique_key_is_taken_later_ends_as_rejected_with_what_waits_for_it(flow: Flow) -> None:
+    flow.node("a", "b", "x").node("b", "c", waits=1, unique_key="k").node("c", waits=1).node("x", waits=1).start()
+    other = flow.queue.add("other", unique_key="k")
+    flow.end("a")
+    assert flow.states() == {"a": "SUCCESS", "b": "REJECTED", "c": "REJECTED", "x": "PENDING"}
+    assert other in flow.error("b")["message"]
+    assert sorted(flow.waiting()) == ["other", "x"]
+
+
+def test_an_id_that_has_succeeded_before_counts_at_once(flow: Flow) -> None:
+    done = flow.queue.add("m0", id=flow.id("m0"))
+    flow.queue.run(value="before")
+    flow.node("m0", "body", place=0, depth=1, known=True).node("m1", "body", place=1, depth=1)
+    flow.node("body", waits=2, takes="values").start()
+    assert flow.queue.state(done) == "SUCCESS"
+    flow.end("m1")
+    assert flow.waiting() == {"body": [["before", "m1"]]}
+
+
+def test_a_step_whose_id_has_succeeded_before_is_not_run_again(flow: Flow) -> None:
+    flow.queue.add("b", id=flow.id("b"))
+    flow.queue.run(value="before")
+    flow.node("a", "b").node("b", "c", waits=1).node("c", waits=1).start()
+    flow.end("a")
+    assert flow.waiting() == {"c": ["before"]}
+
+
+# -- replaced
+
+
+def replacement(flow: Flow, *nodes: Row) -> Flow:
+    """A workflow whose last node has the id of `a`."""
+    inner = Flow(flow.queue)
+    inner.root = flow.root
+    inner.ids["z"] = flow.id("a")
+    return inner
+
+
+@pytest.mark.parametrize("end", ["SUCCESS", "FAILURE"])
+def test_a_workflow_in_the_place_of_a_job_goes_on_as_that_would_have(flow: Flow, end: str) -> None:
+    chain(flow, errbacks=[{"task": "complain"}])
+    inner = replacement(flow).node("x", "z").node("z", waits=1)
+    (claim,) = flow.queue.claim()
+    assert flow.queue.end(claim, "REPLACED", plan=inner.nodes)
+    assert flow.queue.end(claim, "REPLACED", plan=inner.nodes)  # the answer got lost
+    assert flow.states() == {"a": "PENDING", "b": "PENDING", "c": "PENDING"}
+    inner.end("x")
+    assert flow.waiting() == {"z": ["x"]}
+    (again,) = flow.queue.claim()
+    assert again["attempt"] == 2  # no attempt of before can acknowledge it
+    assert flow.queue.end(again, end, value=1, error=ERROR)
+    assert flow.waiting() == ({"b": [1]} if end == "SUCCESS" else {"complain": [flow.id("a")]})
+    assert flow.states()["c"] == ("PENDING" if end == "SUCCESS" else "FAILURE")
+
+
+def test_a_chord_in_the_place_of_a_member_fails_within_the_outer_one(flow: Flow) -> None:
+    flow.node("a", "body", depth=1).node("body", waits=1, takes="values").start()
+    inner = replacement(flow).node("x", "z", depth=1).node("z", waits=1, takes="values")
+    (claim,) = flow.queue.claim()
+    assert flow.queue.end(claim, "REPLACED", plan=inner.nodes)
+    inner.end("x", "FAILURE")
+    assert flow.error("a")["type"] == "ChordError"
+    assert flow.error("body")["message"].startswith(f"Dependency {flow.id('a')} raised ChordError(")
+
+
+# -- as a whole
+
+
+def test_a_failed_workflow_goes_on_from_where_it_failed(flow: Flow) -> None:
+    flow.node("a", "m0", "m1")
+    flow.node("m0", "body", waits=1, place=0, depth=1).node("m1", "body", waits=1, place=1, depth=1, unique_key="k")
+    flow.node("body", "end", waits=2, takes="values", args=[1.5]).node("end", waits=1)
+    flow.start()
+    flow.end("a")
+    flow.end("m0", value="kept")
+    flow.end("m1", "FAILURE")
+    assert flow.queue.one("select pgqueue.retry_workflow(%s)", flow.root) == 1
+    assert flow.states() == {"a": "SUCCESS", "m0": "SUCCESS", "m1": "PENDING", "body": "PENDING", "end": "PENDING"}
+    assert flow.waiting() == {"m1": ["a"]}
+    flow.end("m1", value="now")
+    assert flow.waiting() == {"body": [["kept", "now"], 1.5]}
+    flow.end("body")
+    flow.end("end")
+    assert set(flow.states().values()) == {"SUCCESS"}
+    assert flow.left() == (0, 0)
+    assert flow.queue.one("select pgqueue.retry_workflow(%s)", flow.root) == 0
+
+
+def test_a_step_that_was_revoked_can_be_brought_back_after_its_member_has_ended(flow: Flow) -> None:
+    chain(flow)
+    flow.queue.rows("select pgqueue.revoke(%s)", flow.id("b"))
+    flow.end("a", value=5)
+    assert flow.queue.one("select pgqueue.retry_workflow(%s)", flow.root) == 0
+    assert flow.waiting() == {"b": [5]}
+    assert flow.states()["c"] == "PENDING"
+
+
+def test_a_whole_workflow_can_be_revoked(flow: Flow) -> None:
+    chord(flow, 3)
+    (running,) = flow.queue.claim(1)
+    assert flow.queue.one("select pgqueue.revoke_workflow(%s)", flow.root) == 4
+    states = flow.states()
+    assert states.pop(running["task"]) == "STARTED"
+    assert set(states.values()) == {"REVOKED"}
+    assert flow.queue.end(running, value=1)
+    assert flow.queue.one("select count(*) from pgqueue.job") == 0
+
+
+def test_the_view_counts_what_is_where(flow: Flow) -> None:
+    chord(flow, 3)
+    flow.end("m0")
+    flow.end("m1", "FAILURE")
+    flow.queue.claim()
+    (row,) = flow.queue.rows("select * from pgqueue.workflow where id = %s", flow.root)
+    assert [row[name] for name in ("total", "done", "failed", "running", "waiting")] == [4, 1, 1, 1, 1]
+
+
+def test_a_member_can_be_added_to_the_chord_of_a_running_one(flow: Flow) -> None:
+    chord(flow, 2)
+    claims = {claim["task"]: claim for claim in flow.queue.claim()}
+    more = {"id": flow.id("more"), "task": "more", "root_id": flow.root}
+    call = "select pgqueue.add_member(%s, %s, %s, %s)"
+    assert flow.queue.one(call, claims["m0"]["id"], flow.queue.worker, 1, json.dumps(more)) is True
+    assert flow.queue.one(call, claims["m0"]["id"], flow.queue.worker, 2, json.dumps(more)) is False
+    for claim in claims.values():
+        assert flow.queue.end(claim, value=claim["task"])
+    assert list(flow.waiting()) == ["more"]
+    flow.end("more")
+    assert flow.waiting() == {"body": [["m0", "m1", "more"]]}
+
+
+def test_a_saved_group_is_found_until_it_is_deleted(queue: Queue) -> None:
+    group = new_id()
+    queue.rows("select pgqueue.save_group(%s, '[1]')", group)
+    queue.rows("select pgqueue.save_group(%s, '[2]')", group)
+    assert queue.one("select pgqueue.saved_group(%s)", group) == [2]
+    assert queue.one("select pgqueue.delete_group(%s)", group) is True
+    assert queue.one("select pgqueue.delete_group(%s)", group) is False
+    assert queue.one("select pgqueue.saved_group(%s)", group) is None
+
+
+# -- races
+
+
+def test_the_last_two_members_may_end_at_once(flow: Flow, open_queue: OpenQueue) -> None:
+    """Whoever comes second waits for the first to commit, and so sees that it is the last."""
+    chord(flow, 2)
+    one, two = open_queue(), open_queue()
+    (first,), (second,) = one.claim(1), two.claim(1)
+    with ThreadPoolExecutor(1) as pool:
+        one.connection.execute("begin")
+        assert one.end(first, value=first["task"])
+        ended = pool.submit(two.end, second, value=second["task"])
+        wait_until_blocked(flow.queue, two)
+        assert "body" not in flow.waiting()
+        one.connection.execute("commit")
+        assert ended.result()
+    assert flow.waiting() == {"body": [["m0", "m1"]]}
+
+
+def test_a_member_that_is_rolled_back_has_not_counted(flow: Flow) -> None:
+    chord(flow, 1)
+    (claim,) = flow.queue.claim()
+    flow.queue.connection.execute("begin")
+    assert flow.queue.end(claim, value=1)
+    flow.queue.connection.execute("rollback")
+    assert flow.states()["body"] == "PENDING"
+    assert flow.queue.end(claim, value=2)
+    assert flow.waiting() == {"body": [[2]]}

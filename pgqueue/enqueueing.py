@@ -14,7 +14,7 @@ from pgqueue.database import aenqueue_on, enqueue_on
 from pgqueue.publishing import announce, told
 from pgqueue.result import AsyncResult
 from pgqueue.signature import Signature
-from pgqueue.statements import Statement
+from pgqueue.statements import Statement, Statements
 from pgqueue.tracer import current_context
 from pgqueue.types import Enqueued, NewJob
 from pgqueue.waiting import Waiting
@@ -75,9 +75,9 @@ def enqueue_plan(app: Waiting, plan: Sequence[NewJob], connection: object) -> No
     statements = app.database.statements
     if connection is not None:
         enqueue_on(connection, statements.enqueue_workflow(plan, durable=False))
-    else:
-        again = partial(statements.enqueue_workflow, plan, durable=True, resent=True)
-        app.database.run(statements.enqueue_workflow(plan, durable=True), again)
+        return
+    again = partial(statements.enqueue_workflow, plan, durable=True, resent=True)
+    app.database.run_all(_pieces(statements, plan), again)
 
 
 async def aenqueue_plan(app: Waiting, plan: Sequence[NewJob], connection: object) -> None:
@@ -88,6 +88,17 @@ async def aenqueue_plan(app: Waiting, plan: Sequence[NewJob], connection: object
     else:
         again = partial(statements.enqueue_workflow, plan, durable=True, resent=True)
         await app.database.arun(statements.enqueue_workflow(plan, durable=True), again)
+
+
+def _pieces(statements: Statements, plan: Sequence[NewJob]) -> Iterator[Statement[Enqueued]]:
+    """Yield the statements that enqueue a workflow: one, but for wide ones, whose first members are much alike."""
+    first = [job for job in plan if not job.waits]
+    if len(first) <= _PIECE // 10 or any(job.known or job.unique_key for job in first):
+        yield statements.enqueue_workflow(plan, durable=True)
+        return
+    yield statements.enqueue_workflow([job for job in plan if job.waits], durable=True)
+    for start in range(0, len(first), _PIECE):
+        yield statements.enqueue(first[start : start + _PIECE], durable=True)
 
 
 def jobs_of(calls: Iterable[Signature[Any]]) -> tuple[Sequence[NewJob], list[Knows]]:

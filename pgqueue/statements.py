@@ -145,14 +145,15 @@ _CALLS = {
     "enqueue_alike": """
         select pgqueue.enqueue_alike($1::text::json, $2::text::int[], $3::text::uuid[],
                string_to_array($4::text, e'\\n')::json[], string_to_array($5::text, e'\\n')::json[],
-               $6::text::boolean) as created""",
-    "enqueue_workflow": "select pgqueue.enqueue_workflow($1::text::json, $2::text::boolean, $3::text::boolean) as created",
-    "enqueue_workflow bare": "select pgqueue.enqueue_workflow($1, $2, $3) as created",
+               $6::text::boolean, $7::text::int[]) as created""",
+    "enqueue_workflow": """
+        select pgqueue.enqueue_workflow($1::text::json, $2::text::json, $3::text::boolean, $4::text::boolean) as created""",
+    "enqueue_workflow bare": "select pgqueue.enqueue_workflow($1, $2, $3, $4) as created",
     # Casts are for drivers that ask what a parameter is. They are a tenth of what the server does for one job.
     "enqueue_one bare": "select pgqueue.enqueue_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as created",
     "enqueue_alike bare": """
         select pgqueue.enqueue_alike($1, $2, $3, string_to_array($4, e'\\n')::json[],
-               string_to_array($5, e'\\n')::json[], $6) as created""",
+               string_to_array($5, e'\\n')::json[], $6, $7) as created""",
     "enqueue": "select id::text, created from pgqueue.enqueue_many($1::text::json, $2)",
     "enqueue_linked": """
         select e.id::text, e.created
@@ -240,11 +241,12 @@ class Statements:
         if len(jobs) == 1 and jobs[0][_EARLY] == _PLAIN[_EARLY] and jobs[0][_LATE] == _PLAIN[_LATE]:
             return self._sure("enqueue_one", (*_one(jobs[0]), str(durable)), jobs)
         if jobs and (columns := _columns(jobs)) is not None:
-            return self._sure("enqueue_alike", (*columns, str(durable)), jobs)
+            *common, places = columns
+            return self._sure("enqueue_alike", (*common, str(durable), places), jobs)
         # An older schema would leave out in silence what it does not know; a function that it has not stops it.
         newer = any(job.links or job.errbacks or job.options for job in jobs)
         name = "enqueue_linked" if newer else "enqueue"
-        return self._make(name, (f"[{','.join(map(job_json, jobs))}]", durable), _enqueued)
+        return self._make(name, (_array(jobs), durable), _enqueued)
 
     def enqueue_workflow(self, plan: Sequence[NewJob], *, durable: bool, resent: bool = False) -> Statement[Enqueued]:
         """Enqueues the jobs of a workflow and stores its steps, all or none; answers the id of each."""
@@ -252,7 +254,8 @@ class Statements:
         def answer() -> list[Enqueued]:
             return [Enqueued(job.id, True) for job in plan]
 
-        params = (f"[{','.join(map(job_json, plan))}]", str(resent), str(durable))
+        steps, jobs = [job for job in plan if job.waits], [job for job in plan if not job.waits]
+        params = (_array(steps), _array(jobs), str(resent), str(durable))
         return Statement(self._sql["enqueue_workflow"], params, _enqueued, answer, self._bare["enqueue_workflow"])
 
     def _sure(self, name: str, params: Sequence[object], jobs: Sequence[NewJob]) -> Statement[Enqueued]:
@@ -389,6 +392,10 @@ class Statements:
         return Statement(sql.read(f"inspect/{name}", self.schema), (), tuple)
 
 
+def _array(jobs: Iterable[NewJob]) -> str:
+    return f"[{','.join(map(job_json, jobs))}]"
+
+
 def _one(job: NewJob) -> tuple[str | None, ...]:
     """Return the parameters of `enqueue_one`, all of them texts."""
     ignore = None if job.ignore_result is None else str(job.ignore_result)
@@ -404,7 +411,7 @@ def _columns(jobs: Sequence[NewJob]) -> tuple[str | None, ...] | None:
     kind: tuple[object, ...] | None = None
     number: int | None = None
     for job in jobs:
-        if kind != (kind := (job[1], job[4:])):  # a tuple like the last one is told from it sooner than it is found
+        if kind != (kind := (job[1], job[4:-1])):  # a tuple like the last one is told from it sooner than it is found
             number = kinds.get(kind)
         if number is None:
             if len(kinds) == _KINDS or job.known or job.resent or job.unique_key or job.links or job.errbacks:
@@ -413,12 +420,14 @@ def _columns(jobs: Sequence[NewJob]) -> tuple[str | None, ...] | None:
             firsts.append(job)
         numbers.append(number)
     kwargs = [job.kwargs for job in jobs]
+    places = [job.place for job in jobs]
     return (
-        f"[{','.join(map(job_json, firsts))}]",
+        _array(firsts),
         None if len(kinds) == 1 else f"{{{','.join(map(str, numbers))}}}",
         f"{{{','.join([job.id for job in jobs])}}}",
         "\n".join([job.args for job in jobs]),
         None if set(kwargs) == {"{}"} else "\n".join(kwargs),
+        f"{{{','.join(map(str, places))}}}" if any(places) else None,
     )
 
 
@@ -445,7 +454,9 @@ def job_json(job: NewJob) -> str:
     if job.headers is not None:
         parts.append(f'"headers":{job.headers}')
     if job.parent_id is not None:
-        parts.append(f'"parent_id":"{job.parent_id}","root_id":"{job.root_id}"')
+        parts.append(f'"parent_id":"{job.parent_id}"')
+    if job.root_id is not None:
+        parts.append(f'"root_id":"{job.root_id}"')
     if job.ignore_result is not None:
         parts.append(f'"ignore_result":{text(job.ignore_result)}')
     if job.time_limit is not None:

@@ -66,10 +66,10 @@ class NewJob(NamedTuple):
     options: str | None = None
     immutable: bool = False
     steps: tuple[str, ...] = ()
-    place: int = 0
     depth: int = 0
     waits: int = 0
     takes: str | None = None
+    place: int = 0  # the last: members of one chord differ in it, and are alike in what stands before
 
 
 #: The task of a step that is never run: its value is the list of the values of its members.

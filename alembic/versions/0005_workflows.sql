@@ -1,4 +1,7 @@
 -- Workflows: steps that wait for others, parts that have ended, and what a job has to say of both.
+-- Its arguments have changed, so it cannot be replaced.
+drop function if exists pgqueue.enqueue_alike(json, integer[], uuid[], json[], json[], boolean);
+
 alter table pgqueue.job add column steps uuid[], add column place integer not null default 0,
     add column depth smallint not null default 0;
 create index job_root on pgqueue.job (root_id) where root_id is not null;
@@ -92,3 +95,11 @@ select w.root_id as id, count(*) as total, count(*) filter (where w.at = 'done')
  group by w.root_id;
 
 comment on view   pgqueue.workflow is 'How far each workflow is: all jobs and steps that have one root.';
+comment on column pgqueue.workflow.id is 'The root: root_id of its jobs and steps.';
+comment on column pgqueue.workflow.total is 'Jobs and steps in all; those that only gather values are not counted.';
+comment on column pgqueue.workflow.done is 'Ended as SUCCESS or IGNORED.';
+comment on column pgqueue.workflow.failed is 'Ended as FAILURE, REVOKED or REJECTED.';
+comment on column pgqueue.workflow.running is 'Claimed by a worker.';
+comment on column pgqueue.workflow.waiting is 'Waiting to be claimed, or for others to end.';
+comment on column pgqueue.workflow.made_at is 'When the first of them was enqueued.';
+comment on column pgqueue.workflow.last_at is 'When the last of them ended.';

@@ -252,6 +252,14 @@ select w.root_id as id, count(*) as total, count(*) filter (where w.at = 'done')
  group by w.root_id;
 
 comment on view   pgqueue.workflow is 'How far each workflow is: all jobs and steps that have one root.';
+comment on column pgqueue.workflow.id is 'The root: root_id of its jobs and steps.';
+comment on column pgqueue.workflow.total is 'Jobs and steps in all; those that only gather values are not counted.';
+comment on column pgqueue.workflow.done is 'Ended as SUCCESS or IGNORED.';
+comment on column pgqueue.workflow.failed is 'Ended as FAILURE, REVOKED or REJECTED.';
+comment on column pgqueue.workflow.running is 'Claimed by a worker.';
+comment on column pgqueue.workflow.waiting is 'Waiting to be claimed, or for others to end.';
+comment on column pgqueue.workflow.made_at is 'When the first of them was enqueued.';
+comment on column pgqueue.workflow.last_at is 'When the last of them ended.';
 
 create table pgqueue.worker (
     id           uuid        not null primary key,

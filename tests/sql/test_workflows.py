@@ -33,7 +33,9 @@ class Flow:
         return self
 
     def start(self, *, resent: bool = False) -> Flow:
-        self.queue.rows("select pgqueue.enqueue_workflow(%s, %s)", json.dumps(self.nodes), resent)
+        steps = [node for node in self.nodes if "waits" in node]
+        jobs = [node for node in self.nodes if "waits" not in node]
+        self.queue.rows("select pgqueue.enqueue_workflow(%s, %s, %s)", json.dumps(steps), json.dumps(jobs), resent)
         return self
 
     def id(self, name: str) -> str:

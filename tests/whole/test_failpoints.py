@@ -293,7 +293,8 @@ class Lane:
         """Make it as it was."""
         self.nursery.clear()
         self.connection.execute(
-            "truncate pgqueue.job, pgqueue.result, pgqueue.worker, pgqueue.duty, pgqueue.idle, pgqueue.waiter, effect"
+            "truncate pgqueue.job, pgqueue.result, pgqueue.worker, pgqueue.duty, pgqueue.idle, pgqueue.waiter, "
+            "pgqueue.step, pgqueue.part, effect"
         )
 
     def value(self, query: str, *params: object) -> Any:

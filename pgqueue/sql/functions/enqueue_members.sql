@@ -15,6 +15,14 @@ begin
       from json_array_elements(p_calls) with ordinality as e (call, n);
     select array_agg(e.id order by e.n) into v_found
       from pgqueue.enqueue_many(p_calls) with ordinality as e (id, created, n);
+    if v_given <> v_found then
+        select f.id into v_other
+          from unnest(v_given, v_found) as f (given, id)
+         where f.given is distinct from f.id limit 1;
+    end if;
+    if strpos(p_calls::text, '"known"') = 0 then  -- fresh ids
+        return v_other;
+    end if;
     -- What enqueue_many has not created has succeeded already.
     select array_agg(row(s.step, coalesce(c.place, 0), c.id, 'SUCCESS', null, coalesce(c.depth, 0), r.value, null)::pgqueue.part)
       into v_parts
@@ -24,11 +32,6 @@ begin
      where c.known and not exists (select from pgqueue.job j where j.id = c.id);
     if v_parts is not null then
         perform pgqueue.count_in(v_parts);
-    end if;
-    if v_given <> v_found then
-        select f.id into v_other
-          from unnest(v_given, v_found) as f (given, id)
-         where f.given is distinct from f.id limit 1;
     end if;
     return v_other;
 end

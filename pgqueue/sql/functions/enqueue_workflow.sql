@@ -1,7 +1,7 @@
 -- Enqueue a workflow: the jobs that can start, and the steps that wait for them, all or none.
---   select pgqueue.enqueue_workflow('[
---       {"id": "<a>", "task": "shop.pack", "root_id": "<a>", "steps": ["<b>"]},
---       {"id": "<b>", "task": "shop.send", "root_id": "<a>", "waits": 1, "takes": "value"}]');
+--   select pgqueue.enqueue_workflow(
+--       '[{"id": "<b>", "task": "shop.send", "root_id": "<a>", "waits": 1, "takes": "value"}]',
+--       '[{"id": "<a>", "task": "shop.pack", "root_id": "<a>", "steps": ["<b>"]}]');
 -- An element is a job as enqueue_many takes it, with an id and a root_id, and with
 --   steps, place, depth: the ids of the steps that wait for it, its place among their members, from 0 on, and in how many
 --     headers of chords it stands;
@@ -9,14 +9,15 @@
 --     member, or the values of all, in the order of their places. A step whose task is null is never run: it gathers the
 --     values of its members for the steps that wait for it.
 -- p_resent: the same was sent before and the answer got lost. p_durable: as in enqueue_many.
-create or replace function pgqueue.enqueue_workflow(p_plan json, p_resent boolean default false, p_durable boolean default false)
-returns void
+create or replace function pgqueue.enqueue_workflow(
+    p_steps json, p_jobs json, p_resent boolean default false, p_durable boolean default false
+) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
     v_now timestamptz := pgqueue.clock();
-    v_first uuid := (p_plan -> 0 ->> 'id')::uuid;
+    v_first uuid := coalesce(p_steps -> 0 ->> 'id', p_jobs -> 0 ->> 'id')::uuid;
     v_calls json;
     v_id uuid;
 begin
@@ -31,24 +32,20 @@ begin
     end if;
 
     select json_agg(e.call order by e.n) into v_calls
-      from json_array_elements(p_plan) with ordinality as e (call, n)
-     where (e.call ->> 'waits')::integer > 0 and e.call ->> 'task' is not null;
+      from json_array_elements(p_steps) with ordinality as e (call, n)
+     where e.call ->> 'task' is not null;
     perform pgqueue.check_calls(v_calls, 'steps') where v_calls is not null;
 
     insert into pgqueue.step (id, made_at, root_id, steps, members, waits, place, depth, takes, task, call)
     select s.id, v_now, s.root_id, s.steps, s.waits, s.waits, coalesce(s.place, 0), coalesce(s.depth, 0::smallint),
            s.takes, s.task, e.call
-      from json_array_elements(p_plan) e (call)
+      from json_array_elements(p_steps) e (call)
      cross join lateral json_to_record(e.call) as s (
            id uuid, root_id uuid, steps uuid[], waits integer, place integer, depth smallint, takes text, task text)
-     where s.waits > 0
      order by s.id;
 
-    select json_agg(e.call order by e.n) into v_calls
-      from json_array_elements(p_plan) with ordinality as e (call, n)
-     where coalesce((e.call ->> 'waits')::integer, 0) = 0;
-    if v_calls is not null then
-        v_id := pgqueue.enqueue_members(v_calls);
+    if json_array_length(p_jobs) > 0 then
+        v_id := pgqueue.enqueue_members(p_jobs);
         if v_id is not null then
             raise exception 'job % has this unique_key already, so the call cannot be part of a workflow', v_id
                 using errcode = 'PQ002', hint = 'Leave out the unique_key, or wait until that job has ended.';

@@ -10,6 +10,7 @@ declare
     v_eta timestamptz;
     v_most integer;
     v_job pgqueue.job;
+    v_plan json;
 begin
     select * into v_new
       from json_to_record(p_outcome) as o (
@@ -23,7 +24,10 @@ begin
          where j.id = v_new.id and j.worker = p_worker and j.attempt = v_new.attempt
         returning j.* into v_job;
         if found then
-            perform pgqueue.enqueue_workflow(pgqueue.plan_in_place(v_job, v_new.plan));
+            v_plan := pgqueue.plan_in_place(v_job, v_new.plan);
+            perform pgqueue.enqueue_workflow(
+                (select coalesce(json_agg(e.call), '[]') from json_array_elements(v_plan) e (call) where e.call ->> 'waits' is not null),
+                (select coalesce(json_agg(e.call), '[]') from json_array_elements(v_plan) e (call) where e.call ->> 'waits' is null));
         end if;
         return v_job;
     end if;

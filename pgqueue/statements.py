@@ -149,7 +149,8 @@ _CALLS = {
                string_to_array($4::text, e'\\n')::json[], string_to_array($5::text, e'\\n')::json[],
                $6::text::boolean, $7::text::int[]) as created""",
     "enqueue_workflow": """
-        select pgqueue.enqueue_workflow($1::text::json, $2::text::json, $3::text::boolean, $4::text::boolean) as created""",
+        select pgqueue.enqueue_workflow(
+               $1::text::json, $2::text::json, $3::text::boolean, $4::text::boolean) as created""",
     "enqueue_workflow bare": "select pgqueue.enqueue_workflow($1, $2, $3, $4) as created",
     # Casts are for drivers that ask what a parameter is. They are a tenth of what the server does for one job.
     "enqueue_one bare": "select pgqueue.enqueue_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as created",

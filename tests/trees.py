@@ -88,7 +88,7 @@ def follow(line: Sequence[Tree], args: tuple[Any, ...], failing: set[str], *, mo
 
 
 def canvas(tree: Tree, node: Any, raw: bool = False) -> Any:
-    """Make the canvas, of calls of the task `node`; `raw`: links of chains as they are, instead of what `|` makes of them."""
+    """Make the canvas, of calls of `node`; `raw`: links of chains as they are, instead of what `|` makes of them."""
     match tree:
         case ("t", name):
             return node.s(name)

@@ -1,7 +1,8 @@
 """Random canvases on the real database, with retries, crashes, doubled and undone acknowledgements, in any order.
 
-Whatever happens on the way, each canvas comes to what it means in plain Python, every job has been acknowledged once, and
-nothing is left waiting. The workers are this test: they claim, run and acknowledge through the functions of the schema.
+Whatever happens on the way, each canvas comes to what it means in plain Python, every job has been acknowledged once,
+and nothing is left waiting. The workers are this test: they claim, run and acknowledge through the functions of the
+schema.
 """
 
 from __future__ import annotations

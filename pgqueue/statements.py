@@ -487,7 +487,7 @@ def job_json(job: NewJob) -> str:
     if job.depth:
         parts.append(f'"depth":{job.depth}')
     if job.waits:
-        parts.append(f'"waits":{job.waits},"takes":"{job.takes}"')
+        parts.append(f'"waits":{job.waits},"takes":{text(job.takes)}')
     if job.known:
         parts.append('"known":true')
     if job.resent:

@@ -320,6 +320,9 @@ class Signature(Mapping[str, Any], Generic[R]):
 
     def _dict(self, task: str, kwargs: dict[str, Any]) -> dict[str, Any]:
         options = {name: _plain(value) for name, value in self.options.items()}
+        for option in ("link", "link_error"):
+            if options.get(option) is not None:
+                options[option] = [call.to_dict() for call in signatures(option, self.options[option])]
         args = tuple(map(_plain, self.args))
         values = (task, args, kwargs, options, self.kind, self.immutable)
         return dict(zip(_KEYS, values, strict=True))

@@ -36,7 +36,7 @@ class chain(Canvas[R]):  # noqa: N801 - Celery's name
         line = _Line()
         for part in found:
             line.add(part)
-        made = line.made() if len(found) > 1 else line.alone()
+        made = line.made() if len(found) > 1 else cls.of(line.items)
         if app is not None and isinstance(made, Canvas):
             made._app = app
         return made.clone().set(**options) if options else made
@@ -135,7 +135,7 @@ class _Line:
         if isinstance(right, group):
             if right.is_empty():
                 return
-            if not (bare and isinstance(last, group)):
+            if last is not None and not (bare and isinstance(last, group)):
                 right = unrolled(right)
         if last is None:
             self.items, self.chained = (right.unchained(), True) if isinstance(right, chain) else ([right], False)
@@ -184,10 +184,6 @@ class _Line:
         """Return what has become of them."""
         self._close()
         return self.items[0] if len(self.items) == 1 and not self.chained else chain.of(self.items)
-
-    def alone(self) -> Signature[Any]:
-        """Return what a chain of at most one is: that group, else a chain."""
-        return self.items[0] if self.items and isinstance(self.items[0], group) else chain.of(self.items)
 
 
 def unrolled(call: Signature[Any]) -> Signature[Any]:

@@ -43,12 +43,16 @@ class _Map(Signature[list[Any]]):
         own = {name: getattr(called, name, None) for name in ("queue", "priority")}
         super().__init__(
             callee(self.runs, called.app),
-            kwargs={"task": called.name, "it": list(it)},
+            kwargs={"task": called.name, "it": self._items(it)},
             options={name: value for name, value in own.items() if value is not None},
             immutable=True,
         )
         if options:
             self.set(**options)
+
+    def _items(self, it: Iterable[Any]) -> list[Any]:
+        """Return the items as they are kept."""
+        return list(it)
 
     @classmethod
     def _revived(cls, d: Mapping[str, Any], app: Any) -> Signature[Any]:
@@ -85,6 +89,9 @@ class xstarmap(_Map):  # noqa: N801 - Celery's name
     __slots__ = ()
     kind: ClassVar[str | None] = "xstarmap"
     runs: ClassVar[str] = "pgqueue.starmap"
+
+    def _items(self, it: Iterable[Any]) -> list[Any]:
+        return [list(args) for args in it]
 
 
 class chunks(group[Any]):  # noqa: N801 - Celery's name

@@ -592,7 +592,8 @@ _TABLE = (
         result_backend_max_retries"""),
     Word("result_backend_transport_options", "warned", None, None, _IN_POSTGRESQL),
     Word("result_cache_max", "warned", -1, None, "a result is read from the database each time it is asked for"),
-    *_alike("warned", "nothing polls for a chord: its members are counted in their commits", "result_chord_join_timeout result_chord_retry_interval"),
+    *_alike("warned", "a chord is counted in the commits of its members, and nothing polls for it", """
+        result_chord_join_timeout result_chord_retry_interval"""),
     Word("override_backends", "refused", None, None, f"{_IN_POSTGRESQL}; what else is to be known of a job can be "
          "stored by the task or by a signal"),
     Word("database_url", "refused", None, None, f"{_IN_POSTGRESQL}; {_IN_DSN}"),

@@ -12,9 +12,8 @@ from pgqueue.group_result import GroupResult
 def eager_handle(handle: Any, ended: Mapping[str, EagerResult[Any]]) -> Any:
     """Return a handle and all that it continues as results that are ready."""
     line = [handle]
-    for one in line:
-        if one._parent is not None:
-            line.append(one._parent)
+    while line[-1]._parent is not None:
+        line.append(line[-1]._parent)
     made: Any = None
     for one in reversed(line):
         if isinstance(one, GroupResult):

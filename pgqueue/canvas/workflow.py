@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 
 from pgqueue.canvas.calls import Signature, maybe_signature, revived_options
@@ -44,7 +44,7 @@ class Canvas(Signature[R]):
     def app(self) -> Any:
         """The app of its tasks; the current one if it has none."""
         if self._app is None:
-            self._app = next((part.app for part in self.parts() if part.app is not None), None)
+            self._app = next((part.app for part in self._below() if part.single), None)
         return CURRENT() if self._app is None else self._app
 
     def parts(self) -> Sequence[Signature[Any]]:
@@ -53,7 +53,7 @@ class Canvas(Signature[R]):
 
     def is_empty(self) -> bool:
         """Return whether there is nothing to be done."""
-        return all(part.is_empty() for part in self.parts())
+        return not any(part.single for part in self._below())
 
     # -- making it -------------------------------------------------------------------------------------------
 
@@ -154,6 +154,15 @@ class Canvas(Signature[R]):
         return [] if self.is_empty() else self._plan(args, kwargs, options).jobs()
 
     # -- inside ----------------------------------------------------------------------------------------------
+
+    def _below(self) -> Iterator[Signature[Any]]:
+        """Yield all that it consists of, whatever the order: without recursion, which ends at a thousand."""
+        stack: list[Signature[Any]] = [self]
+        while stack:
+            part = stack.pop()
+            yield part
+            if isinstance(part, Canvas):
+                stack.extend(part.parts())
 
     def job(self) -> NewJob:
         """Raise InvalidOption: it is no single job."""

@@ -433,7 +433,7 @@ SECTIONS: dict[str, Section] = {
         ("signature", SAME, "`task.s(...)`, or `signature(name, ...)`."),
         ("subtask", CHANGED, "`signature`."),
         ("Signature", SAME, "`from pgqueue import Signature`."),
-        ("chain", STRONGER, "The next one is enqueued by the commit that ends the one before; a failure ends all the rest."),
+        ("chain", STRONGER, "The next one is enqueued by the commit that ends the one before."),
         ("group", STRONGER, "Created in one transaction; order and ids are those of the definition."),
         ("chord", STRONGER, "Counted in the commits of its members: never lost, doubled or polled for."),
         ("chunks xmap xstarmap maybe_signature", SAME, "`from pgqueue import chunks`, and so on."),

@@ -179,7 +179,11 @@ class Retried:
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """The task asked for another call in its place: under its id, with its continuations and these (JSON arrays)."""
+    """The task asked for another call in its place: under its id, with its continuations and these (JSON arrays).
+
+    `plan` is a workflow instead, as a JSON array of jobs: the one with its id has its continuations; the others of
+    these fields mean nothing then.
+    """
 
     task: str
     args: str
@@ -196,6 +200,7 @@ class Replaced:
     ignore_result: bool | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
+    plan: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

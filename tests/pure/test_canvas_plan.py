@@ -184,7 +184,7 @@ def outcome(tree: Tree, raw: bool, failing: set[str], seed: int) -> Came | list[
     made = canvas(tree, raw)
     laid = lay_out(made, options={"link_error": errback.s()} if not isinstance(made, group) else None)
     plan = laid.jobs()
-    database = Database(plan, failing, random.Random(seed))  # noqa: S311 - no secret
+    database = Database(plan, failing, random.Random(seed))
     assert database.came.keys() == database.rows.keys()  # nothing hangs
     assert {job.root_id for job in plan} == {laid.root}
     assert all((job.waits > 0) == (job.takes is not None) for job in plan)

@@ -5,7 +5,7 @@ from typing import Any, assert_type
 
 import psycopg
 
-from pgqueue import AsyncResult, PgQueue, Signature, Task
+from pgqueue import AsyncResult, PgQueue, Signature, Task, chain, chord, group, signature
 
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
@@ -48,7 +48,19 @@ def function() -> None:
     assert_type(with_options.delay("a@b.example"), AsyncResult[None])
 
 
+def canvases() -> None:
+    assert_type(~add.s(1, 2), int)
+    assert_type(add.s(1) | add.s(2), Signature[Any])
+    assert_type(signature("shop.add", (1,)), Signature[Any])
+    group(add.s(n) for n in range(3)).apply_async(connection=None).get()
+    chord([add.s(1), add.s(2)])(add.s(3)).get()
+    chain(add.s(1), add.s(2)).delay().get()
+    add.starmap([(1, 2)]).delay().get()
+    add.chunks([(1, 2)], 10).delay().get()
+
+
 async def twins() -> None:
+    await group(add.s(1), add.s(2)).adelay()
     assert_type(await add.adelay(1, y=2), AsyncResult[int])
     assert_type(await (await add.adelay(1)).aget(), int)
     assert_type(await add.aapply_async((1,)), AsyncResult[int])

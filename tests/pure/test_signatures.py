@@ -568,6 +568,24 @@ def test_a_task_is_replaced_by_a_workflow_here_and_now() -> None:
     assert (begin.s(1) | add.s(1)).apply().get() == 7
 
 
+def test_a_workflow_in_the_place_of_a_job_has_its_id_where_the_value_is() -> None:
+    @app.task(name="places", bind=True)
+    def places(self: Any, which: int) -> Any:
+        self.replace([add.s(1) | group(add.s(2), add.s(3)), chord([add.s(1)], total.s()), add.s(1) | add.s(2)][which])
+
+    id_, root, parent = new_id(), new_id(), new_id()
+    for which in range(3):
+        outcome: Any = places.trace((which,), task_id=id_, root_id=root, parent_id=parent, headers={"tenant": "x"})
+        rows = json.loads(outcome.plan)
+        (last,) = [row for row in rows if "steps" not in row]
+        assert (last["id"], last["waits"]) == (id_, [2, 1, 1][which])
+        assert (last["task"] is None) == (which == 0)
+        assert {row["root_id"] for row in rows} == {root}
+        assert {row.get("parent_id") for row in rows if "waits" not in row} == {parent}
+        called = [row for row in rows if row["task"]]
+        assert {(row["options"]["replaced"], row["headers"]["tenant"]) for row in called} == {(1, "x")}
+
+
 def test_nothing_or_what_has_an_id_replaces_no_task() -> None:
     @app.task(name="replaced", bind=True)
     def replaced(self: Any, which: int) -> Any:

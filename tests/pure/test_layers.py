@@ -25,7 +25,7 @@ _ROWS = (
     {"signature", "eager"},
     {"calling"},
     {"enqueueing"},
-    {"task"},
+    {"task", "workflow"},
     {"decorators", "shared"},
     {"app", "canvas"},
     {"worker"},

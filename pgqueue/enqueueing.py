@@ -135,7 +135,7 @@ def _statement(
         return AsyncResult(str(row[0]), app, created=row[1], **next(following))
 
     answer = None if known is None else lambda: _handles(app, knows, known())
-    return Statement(plain.sql, plain.params, made, answer, plain.bare)
+    return Statement(plain.sql, plain.params, made, answer, plain.bare, prepared=plain.prepared)
 
 
 def _once_more(app: Waiting, jobs: Sequence[NewJob], knows: Sequence[Knows]) -> Statement[Handle]:

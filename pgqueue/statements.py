@@ -36,6 +36,7 @@ class Statement(NamedTuple, Generic[T]):
     - `answer`: makes the values, where they are known before it is sent, if it does not fail: its rows are not looked
       at. It is called while the server works, once at least.
     - `bare`: the same SQL for libpq itself, which needs no casts; all parameters are texts then.
+    - `prepared`: what does the same at less cost if it is prepared, with the same parameters.
     - `binary`: the answer comes in PostgreSQL's binary form, which costs both sides less where there are many rows.
     """
 
@@ -45,6 +46,7 @@ class Statement(NamedTuple, Generic[T]):
     answer: Callable[[], list[T]] | None = None
     bare: bytes = b""
     binary: bool = False
+    prepared: bytes = b""
 
     def values(self, rows: Iterable[Sequence[Any]]) -> list[T]:
         """Return what the database has answered."""
@@ -192,10 +194,22 @@ _CALLS = {
                string_to_array($4::text, e'\\n')::json[], string_to_array($5::text, e'\\n')::json[],
                $6::text::boolean, $7::text::int[]) as created""",
     "enqueue_workflow": """
-        select pgqueue.enqueue_workflow($1::text::json, $2::text::json, $3::text::boolean, $4::text::boolean) as created""",
+        select pgqueue.enqueue_workflow(
+               $1::text::json, $2::text::json, $3::text::boolean, $4::text::boolean) as created""",
     "enqueue_workflow bare": "select pgqueue.enqueue_workflow($1, $2, $3, $4) as created",
     # Casts are for drivers that ask what a parameter is. They are a tenth of what the server does for one job.
     "enqueue_one bare": "select pgqueue.enqueue_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as created",
+    # What the function does, without its call: a tenth of what the server does for one job, once it is prepared.
+    "enqueue_one prepared": """
+        insert into pgqueue.job as j (
+               id, task, args, kwargs, queue, priority, ignore_result, root_id, parent_id, eta, enqueued_at)
+        select $1::uuid, $2::text, $3::json, $4::json, $5::text, $6::smallint, $7::boolean, $8::uuid, $9::uuid, c.now,
+               c.now
+          from (select clock_timestamp() as now offset 0) c
+        returning (select pg_notify('pgqueue.work', i.queue)
+                     from pgqueue.idle i where i.queue = j.queue and i.until > j.enqueued_at limit 1),
+                  case when $10::boolean and current_setting('synchronous_commit') in ('off', 'local')
+                       then set_config('synchronous_commit', 'on', true) end""",
     "enqueue_alike bare": """
         select pgqueue.enqueue_alike($1, $2, $3, string_to_array($4, e'\\n')::json[],
                string_to_array($5, e'\\n')::json[], $6, $7) as created""",
@@ -286,6 +300,7 @@ class Statements:
         self.schema = schema
         self._sql = {name: sql.rename(text, schema) for name, text in _CALLS.items()}
         self._bare = {name: self._sql[f"{name} bare"].encode() for name in _BARE}
+        self._prepared = {"enqueue_one": self._sql["enqueue_one prepared"].encode()}
 
     def _make(self, name: str, params: Sequence[object], row: Callable[[Row], T]) -> Statement[T]:
         return Statement(self._sql[name], params, row)
@@ -319,7 +334,9 @@ class Statements:
         def answer() -> list[Enqueued]:
             return list(map(Enqueued._make, zip([job.id for job in jobs], repeat(True))))
 
-        return Statement(self._sql[name], params, _enqueued, answer, self._bare[name])
+        return Statement(
+            self._sql[name], params, _enqueued, answer, self._bare[name], prepared=self._prepared.get(name, b"")
+        )
 
     def claim(
         self,

@@ -37,9 +37,9 @@ class NewJob(NamedTuple):
     `links` and `errbacks` are JSON arrays of jobs to be enqueued when it succeeds or fails; as one of these, an
     `immutable` job is given no argument more. `options` is a JSON object of options that only Python reads.
 
-    In a workflow, `steps` are the ids of what waits for it, `place` its place among their members, `depth` the number of
-    headers of chords that it stands in. One that `waits` for others (so many) is a step: it `takes` "nothing" from them,
-    the "value" of the only one, or the "values" of all as a list.
+    In a workflow, `steps` are the ids of what waits for it, `place` is its place among their members, `depth` the number
+    of headers of chords that it stands in. One that `waits` for others (so many) is a step: it `takes` "nothing" from
+    them, the "value" of the only one, or the "values" of all as a list.
     """
 
     id: str

@@ -48,7 +48,7 @@ def pgqueue_call() -> Iterator[Call]:
 def bare_call() -> Iterator[Call]:
     """Give an insert of the same row, and its commit, on a connection of its own."""
     insert = rename(_INSERT, app.settings.schema_name).encode()
-    with psycopg.connect(app.database.dsn, autocommit=True, prepare_threshold=None) as connection:
+    with psycopg.connect(app.database.dsn, autocommit=True) as connection:
         yield lambda number: connection.execute(insert, (new_id(), add.name, QUEUE, f"[{number},3]"))
 
 

@@ -484,7 +484,7 @@ SECTIONS: dict[str, Section] = {
         ("apply_async(connection=)", NEW,
          "Enqueue in the transaction of a connection: psycopg, asyncpg, SQLAlchemy, Django."),
         ("apply_async(unique_key=)", NEW, "At most one unfinished job has the key."),
-        ("app.enqueue_many app.aenqueue_many", NEW, "Any number of calls in one statement."),
+        ("app.enqueue_many app.aenqueue_many", NEW, "Any number of calls in one transaction."),
         ("task.adelay task.aapply_async task.aupdate_state app.asend_task app.aclose AsyncResult.aget ResultSet.aget "
          "signature.adelay signature.aapply_async", NEW, "The same for coroutines."),
         ("task.trace", NEW, "One attempt here and now, for tests."),

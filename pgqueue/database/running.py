@@ -109,7 +109,7 @@ def _send_named(session: Session, statement: Statement[Any]) -> float:
     if (name := prepared.name(statement.bare)) is None:
         if not session.real or (name := prepared.new_name(statement.bare)) is None:
             return _send(session, statement)
-        session.pgconn.send_prepare(name, statement.bare)
+        session.pgconn.send_prepare(name, statement.prepared or statement.bare)
         _send_all(session.pgconn, patience_for(session, 0))
         _hear(session.pgconn, patience_for(session, 0))
         prepared.add(statement.bare, name)

@@ -30,6 +30,8 @@ def test_a_job_without_options_waits_in_the_default_queue(queue: Queue) -> None:
         "retries": 0,
         "crashes": 0,
         "requeues": 0,
+        "place": 0,
+        "depth": 0,
         "priority": 5,
         "revoked": False,
         "task": "shop.add",

@@ -61,6 +61,8 @@ def test_an_end_deletes_the_job_and_stores_its_result(queue: Queue, state: str) 
         "state": state,
         "task": "shop.add",
         "history": None,
+        "steps": None,
+        "again": None if state == "SUCCESS" else {"place": 0, "depth": 0},
         **given,
         "value": OUTCOMES[state].get("value"),
         "error": OUTCOMES[state].get("error"),

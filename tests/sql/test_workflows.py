@@ -75,7 +75,9 @@ def flow(queue: Queue) -> Flow:
 
 
 def chain(flow: Flow, **fields: Any) -> Flow:
-    return flow.node("a", "b", **fields).node("b", "c", waits=1, **fields).node("c", waits=1, args=[9], **fields).start()
+    return (
+        flow.node("a", "b", **fields).node("b", "c", waits=1, **fields).node("c", waits=1, args=[9], **fields).start()
+    )
 
 
 def chord(flow: Flow, size: int = 3, **body: Any) -> Flow:

@@ -28,6 +28,7 @@ from pgqueue import (
     SettingsError,
     Signature,
 )
+from pgqueue.database.running import tell
 from pgqueue.ids import new_id
 from pgqueue.sql import schema
 from pgqueue.statements import Ended, Statements
@@ -734,6 +735,34 @@ def test_what_a_session_sends_often_is_prepared(dsn: str, tmp_path: Path, conn: 
             connection.execute("discard all")
         task.delay(8)
         assert [job["args"] for job in jobs(conn)] == [[n] for n in range(9)]
+    finally:
+        app.close()
+
+
+def test_what_is_prepared_does_what_the_function_does(dsn: str, conn: Connection, connect: Callable[..., Any]) -> None:
+    """The same row, the call of an idle worker, the durable commit: of the first call and of the seventh."""
+    app = PgQueue("shop", dsn=dsn, pool_size=1)
+    task = app.task(name="add", queue="mail", priority=7, ignore_result=True)(add)
+    listener = connect()
+    listener.execute('listen "pgqueue.work"')
+    conn.execute("insert into pgqueue.idle values ('mail', gen_random_uuid(), now() + interval '1 minute')")
+    try:
+        for _ in range(7):
+            task.delay(1, y=2)
+        rows = jobs(conn)
+        for row in rows:
+            assert row.pop("eta") == row.pop("enqueued_at")
+            row.pop("id")
+        assert rows == [rows[0]] * 7
+        assert [notice.payload for notice in listener.notifies(timeout=20, stop_after=7)] == ["mail"] * 7
+        with app.database.connection() as connection:
+            connection.execute("set synchronous_commit = off")
+            statement = app.database.statements.enqueue([task.job((1,), {}, {})], durable=True)
+            setting = "select current_setting('synchronous_commit')"
+            with connection.transaction():
+                tell(connection, statement)
+                assert connection.execute(setting).fetchone() == ("on",)
+            assert connection.execute(setting).fetchone() == ("off",)
     finally:
         app.close()
 

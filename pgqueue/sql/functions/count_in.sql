@@ -9,7 +9,8 @@
 -- rest of a chain ends as the link that has failed. IGNORED is no failure among the values of several: it is a null.
 create or replace function pgqueue.count_in(p_parts pgqueue.part[]) returns void
 language plpgsql volatile
-set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+-- No nested loops: a link may be followed by thousands, and no plan may depend on how many there were before.
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_nestloop = off
 as $$
 declare
     v_parts pgqueue.part[] := p_parts;
@@ -34,7 +35,7 @@ begin
             select p.*
               from unnest(v_parts) p
              -- Also where there is no such step: it has ended, was revoked perhaps, and retry_workflow may bring it back.
-             where p.step <> all(array(select s.id from pgqueue.step s where s.id = any(v_steps) and s.members = 1))
+             where not exists (select from pgqueue.step s where s.id = p.step and s.id = any(v_steps) and s.members = 1)
                 on conflict do nothing
             returning t.step
         ), counted as (
@@ -47,6 +48,7 @@ begin
                       union all
                      select s.id from pgqueue.step s where s.id = any(v_steps) and s.members = 1)
           into v_complete;
+        exit when cardinality(v_complete) = 0;
 
         v_next := '{}';
         for v_done in

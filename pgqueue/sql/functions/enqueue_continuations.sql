@@ -1,6 +1,5 @@
--- Enqueue what follows jobs that have just ended: the links of a SUCCESS, the errbacks of a FAILURE or REJECTED; and count
--- them in the steps that wait for them. Part of finish, in whose transaction it runs: the end of a job and what follows it
--- are stored together or not at all.
+-- Enqueue what follows jobs that have just ended: the links of a SUCCESS, the errbacks of a FAILURE or REJECTED. Part of
+-- finish, in whose transaction it runs: the end of a job and what follows it are stored together or not at all.
 --   select pgqueue.enqueue_continuations(array_agg(j), '[{"id": "<job>", "attempt": 1, "state": "SUCCESS", "value": 5}]')
 --     from pgqueue.job j where id = '<job>';
 create or replace function pgqueue.enqueue_continuations(p_ended pgqueue.job[], p_outcomes json) returns void
@@ -9,7 +8,6 @@ as $$
 declare
     v_links json;
     v_errbacks json;
-    v_parts pgqueue.part[];
     v_failed pgqueue.job[];
 begin
     with ended as materialized (
@@ -29,12 +27,8 @@ begin
            (select json_agg(f.call) from ended e
              cross join lateral pgqueue.failure_calls(e.job, e.error, e.report) f (call)
              where e.state in ('FAILURE', 'REJECTED')),
-           (select array_agg(row(s.step, (e.job).place, e.id, e.state, case when e.state not in ('SUCCESS', 'IGNORED')
-                                 then e.id end, (e.job).depth, case when e.state = 'SUCCESS' then e.value end,
-                                 case when e.state <> 'SUCCESS' then e.error end)::pgqueue.part)
-              from ended e cross join lateral unnest((e.job).steps) s (step)),
            (select array_agg(e.job) from ended e where e.state <> 'SUCCESS' and (e.job).root_id is not null)
-      into v_links, v_errbacks, v_parts, v_failed;
+      into v_links, v_errbacks, v_failed;
     -- One statement for all: two transactions that insert the same ids or unique keys in one order cannot deadlock.
     if v_links is not null then
         perform from pgqueue.enqueue_many(v_links);
@@ -42,9 +36,6 @@ begin
     perform pgqueue.enqueue_errbacks(v_errbacks);
     if v_failed is not null then
         perform pgqueue.keep_calls(v_failed);
-    end if;
-    if v_parts is not null then
-        perform pgqueue.count_in(v_parts);
     end if;
 end
 $$;

@@ -14,8 +14,9 @@ begin
     end if;
     -- None of those that were refused has been made; the others are there, and are made no second time.
     for v_step in
-        select (c.id, pgqueue.clock(), c.root_id, c.steps, coalesce(c.waits, 1), 0, coalesce(c.place, 0),
-                coalesce(c.depth, 0), coalesce(c.takes, 'nothing'), c.task, e.call)::pgqueue.step as step
+        select c.id, pgqueue.clock() as made_at, c.root_id, c.steps, coalesce(c.waits, 1) as members, 0 as waits,
+               coalesce(c.place, 0) as place, coalesce(c.depth, 0::smallint) as depth,
+               coalesce(c.takes, 'nothing') as takes, c.task, e.call
           from json_array_elements(p_calls) e (call)
          cross join lateral json_to_record(e.call) as c (
                id uuid, root_id uuid, steps uuid[], waits integer, place integer, depth smallint, takes text, task text)

@@ -36,6 +36,7 @@ declare
     v_ended uuid[];
     v_back uuid[] := '{}';
     v_followed pgqueue.job[];
+    v_parts pgqueue.part[];
     v_refused uuid[];
     v_again record;
     v_job pgqueue.job;
@@ -57,7 +58,8 @@ begin
                                                  where o.state not in ('RETRY', 'RELEASED', 'REQUEUE', 'REPLACED'))) is true end
         returning j.id, j.enqueued_at, j.claimed_at, j.root_id, j.parent_id, j.attempt, j.retries, j.crashes, j.priority,
                   j.task, j.queue, j.args, j.kwargs, j.headers, j.options, j.history, j.error, j.errbacks, j.steps,
-                  case when j.links is not null or j.errbacks is not null or j.steps is not null or v_hooks
+                  j.place, j.depth,
+                  case when j.links is not null or j.errbacks is not null or v_hooks
                             or j.root_id is not null and j.id in (select o.id from outcome o where o.state <> 'SUCCESS')
                        then j end as followed
     ), stored as (
@@ -84,11 +86,21 @@ begin
     )
     select (select array_agg(e.id) from ended e),
            (select array_agg(e.followed) from ended e where (e.followed).id is not null),
+           (select array_agg(row(s.step, e.place, e.id, e.state, case when e.state not in ('SUCCESS', 'IGNORED') then e.id end,
+                                 e.depth, e.value, case when e.state <> 'SUCCESS' then e.error end)::pgqueue.part)
+              from (select e.id, e.steps, e.place, e.depth, o.value, coalesce(o.error, e.error) as error,
+                           case when o.state in ('RETRY', 'RELEASED', 'REQUEUE', 'REPLACED') then 'REVOKED' else o.state end as state
+                      from ended e join outcome o on o.id = e.id and o.attempt = e.attempt
+                     where e.steps is not null) e
+             cross join lateral unnest(e.steps) s (step)),
            (select array_agg(o.id) from outcome o where ((o.id, o.attempt) in (select e.id, e.attempt from ended e)) is not true)
-      into v_ended, v_followed, v_refused;
+      into v_ended, v_followed, v_parts, v_refused;
 
     if v_followed is not null then
         perform pgqueue.enqueue_continuations(v_followed, p_outcomes);
+    end if;
+    if v_parts is not null then
+        perform pgqueue.count_in(v_parts);
     end if;
 
     if v_refused is not null then

@@ -120,6 +120,8 @@ def _sorted(nodes: dict[str, Node]) -> list[Node]:
             if not left[step]:
                 free.append(step)
         ready += sorted(free, key=order.__getitem__, reverse=True)
+    for node in found:
+        node.before.sort(key=order.__getitem__)
     return found
 
 

@@ -305,7 +305,7 @@ def _job(step: Step) -> NewJob:
 def _applied(step: Step, before: Sequence[Handle]) -> Handle:
     """Run a step here and now; one after a failure ends as that."""
     for handle in before:
-        if not (handle.state == State.SUCCESS or (step.several and handle.state == State.IGNORED)):
+        if not (handle.state == State.SUCCESS or (handle.state == State.IGNORED and _takes(step) == "values")):
             error = handle.result
             return EagerResult(
                 new_id(), None, handle.state, handle.traceback, step.call.task.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,9 +17,11 @@ import psycopg
 import pytest
 from test_readme import Reader, blocks, file_name
 
-from pgqueue import InvalidOption, PgQueue, State, TaskRevokedError
+from pgqueue import Ignore, InvalidOption, PgQueue, Reject, State, TaskRevokedError
+from pgqueue.enqueueing import enqueue_plan
 from pgqueue.ids import new_id
 from pgqueue.statements import Progress
+from pgqueue.types import GATHER, NewJob
 from pgqueue.worker.drain import drain
 from pgqueue.workflow import Workflow, WorkflowRun
 
@@ -197,6 +200,72 @@ def test_a_wide_one(app: PgQueue) -> None:
     run = flow.delay()
     assert len(drain(app)) == 301
     assert run.get(timeout=0) == {"all": list(range(300))[::-1]}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_graph_ends_as_in_an_eager_run_and_a_retry_mends_it(dsn: str, seed: int) -> None:
+    """Steps that succeed, fail, are ignored or rejected, in graphs made at random."""
+    chance, broken = random.Random(seed), [True]
+    app = PgQueue("random", dsn=dsn, set_as_current=False)
+
+    @app.task(name="act")
+    def act(*args: Any) -> Any:
+        *given, name, how = args
+        if broken[0]:
+            match how:
+                case "fail":
+                    raise LookupError(name)
+                case "reject":
+                    raise Reject(name)
+                case "ignore":
+                    raise Ignore
+        return [name, *given]
+
+    flow = app.workflow()
+    names: list[str] = []
+    for n in range(chance.randrange(2, 12)):
+        how = chance.choice(["succeed"] * 6 + ["fail", "reject", "ignore"])
+        make = chance.choice([act.s, act.s, act.si])
+        after: Any = sorted(chance.sample(names, chance.randrange(min(len(names), 4) + 1)))
+        after = after[0] if len(after) == 1 and chance.random() < 0.7 else after or chance.choice([None, []])
+        names.append(f"s{n:02}")
+        flow.step(names[-1], make(names[-1], how), after=after)
+
+    def ends(run: WorkflowRun) -> list[tuple[str, str, str]]:
+        return [(name, str(run[name].state), str(run[name].result)) for name in run]
+
+    app.conf.update(task_always_eager=True)
+    expected = flow.delay()
+    app.conf.update(task_always_eager=False)
+    run = flow.delay()
+    drain(app)
+    assert ends(run) == ends(expected)
+    assert run.progress() == expected.progress()
+    broken[0] = False
+    again = run.retry()
+    assert (again > 0) == (expected.progress().failed > 0)
+    drain(app)
+    assert run.progress() == Progress(len(names), len(names), 0, 0, 0)
+    assert run.retry() == 0
+    app.close()
+
+
+def test_a_gather_is_drawn_and_not_counted(app: PgQueue, dsn: str) -> None:
+    gather, body = new_id(), app.tasks["shop.send"].s().continuation()
+    members = [app.tasks["shop.order"].s(n).job() for n in range(2)]
+    root = members[0].id
+    plan = [job._replace(steps=(gather,), place=place, root_id=root) for place, job in enumerate(members)]
+    plan.append(NewJob(gather, GATHER, steps=(body.id,), root_id=root, waits=2, takes="values"))
+    plan.append(body._replace(root_id=root, waits=1, takes="value"))
+    enqueue_plan(app, plan, None)
+    for drained in (False, True):
+        if drained:
+            drain(app)
+        (row,) = table(run_cli("list", dsn=dsn))
+        assert (row["id"], row["total"]) == (root, "3")
+        assert [row["task"] for row in table(run_cli("show", gather, dsn=dsn))].count("(gather)") == 1
+        assert "\n◦" in run_cli("graph", gather, dsn=dsn).stdout
+    assert app.AsyncResult(body.id).get(timeout=0) == [0, 1]
 
 
 # -- the command -------------------------------------------------------------------------------------------------

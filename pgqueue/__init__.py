@@ -5,8 +5,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pgqueue.app import PgQueue, shared_task
+    from pgqueue.canvas import (
+        Signature,
+        chain,
+        chord,
+        chunks,
+        group,
+        maybe_signature,
+        signature,
+        xmap,
+        xstarmap,
+    )
     from pgqueue.eager_result import EagerResult
     from pgqueue.errors import (
+        ChordError,
         DatabaseUnavailable,
         Ignore,
         IncompleteStream,
@@ -32,16 +44,18 @@ if TYPE_CHECKING:
         WorkerLostError,
         WorkerShutdown,
     )
-    from pgqueue.result import AsyncResult, allow_join_result, result_from_tuple
+    from pgqueue.group_result import GroupResult, result_from_tuple
+    from pgqueue.result import AsyncResult, allow_join_result
     from pgqueue.result_set import ResultSet
-    from pgqueue.signature import Signature
     from pgqueue.task import Task
     from pgqueue.types import State
 
 __all__ = [
     "AsyncResult",
+    "ChordError",
     "DatabaseUnavailable",
     "EagerResult",
+    "GroupResult",
     "Ignore",
     "IncompleteStream",
     "InvalidArguments",
@@ -71,8 +85,16 @@ __all__ = [
     "WorkerLostError",
     "WorkerShutdown",
     "allow_join_result",
+    "chain",
+    "chord",
+    "chunks",
+    "group",
+    "maybe_signature",
     "result_from_tuple",
     "shared_task",
+    "signature",
+    "xmap",
+    "xstarmap",
 ]
 
 #: Modules of the names above; the others are errors.
@@ -81,12 +103,21 @@ _HOME = {
     "EagerResult": "pgqueue.eager_result",
     "PgQueue": "pgqueue.app",
     "ResultSet": "pgqueue.result_set",
-    "Signature": "pgqueue.signature",
+    "GroupResult": "pgqueue.group_result",
+    "Signature": "pgqueue.canvas",
     "State": "pgqueue.types",
     "Task": "pgqueue.task",
     "allow_join_result": "pgqueue.result",
-    "result_from_tuple": "pgqueue.result",
+    "chain": "pgqueue.canvas",
+    "chord": "pgqueue.canvas",
+    "chunks": "pgqueue.canvas",
+    "group": "pgqueue.canvas",
+    "maybe_signature": "pgqueue.canvas",
+    "result_from_tuple": "pgqueue.group_result",
     "shared_task": "pgqueue.app",
+    "signature": "pgqueue.canvas",
+    "xmap": "pgqueue.canvas",
+    "xstarmap": "pgqueue.canvas",
 }
 
 

@@ -14,7 +14,9 @@ from datetime import timedelta, tzinfo
 from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
 
 from pgqueue.calling import NamedTask
+from pgqueue.canvas import MAPS, Callee, Signature
 from pgqueue.conf import Conf, import_object, read_envvar, read_object
+from pgqueue.current import CURRENT
 from pgqueue.database import Database, Listener
 from pgqueue.decorators import (
     AsyncConnection,
@@ -25,16 +27,18 @@ from pgqueue.decorators import (
     TransactionalDecorator,
 )
 from pgqueue.eager import run_eagerly
+from pgqueue.eager_plan import run_plan
 from pgqueue.eager_result import EagerResult
-from pgqueue.enqueueing import aenqueue, enqueue, enqueue_calls, jobs_of
+from pgqueue.enqueueing import aenqueue, aenqueue_plan, enqueue, enqueue_calls, enqueue_plan, jobs_of
 from pgqueue.errors import InvalidOption, SettingsError, UnknownTask
+from pgqueue.group_result import GroupResults
 from pgqueue.options import check_text, shown, task_options
+from pgqueue.publishing import announce, told
 from pgqueue.result import AsyncResult
 from pgqueue.result_set import ResultSet
 from pgqueue.routes import Router, annotate
 from pgqueue.settings import Settings, find_dsn, load_settings
 from pgqueue.shared import Shared
-from pgqueue.signature import Signature
 from pgqueue.sql import check_schema_name
 from pgqueue.statements import Statements
 from pgqueue.task import Task
@@ -245,6 +249,9 @@ class PgQueue:
 
         Workers, the command line and a call by name do it; until then they may import the app themselves.
         """
+        for name, function in MAPS.items():
+            if name not in self.tasks:
+                self._register(Task(), function, {"name": name, "bind": True})
         for modules in list(self._to_import):
             for name in modules():
                 importlib.import_module(name)
@@ -438,6 +445,22 @@ class PgQueue:
         """Enqueue one job as `enqueue` does, without blocking the event loop."""
         return (await aenqueue(self, [job], [handle], connection))[0]
 
+    def enqueue_plan(self, plan: Sequence[NewJob], connection: object = None) -> None:
+        """Create a workflow that has been checked and encoded; canvases end here."""
+        plan = announce(plan)
+        enqueue_plan(self, plan, connection)
+        told(plan, (Handle(job.id, self) for job in plan))
+
+    async def aenqueue_plan(self, plan: Sequence[NewJob], connection: object = None) -> None:
+        """Create a workflow as `enqueue_plan` does, without blocking the event loop."""
+        plan = announce(plan)
+        await aenqueue_plan(self, plan, connection)
+        told(plan, (Handle(job.id, self) for job in plan))
+
+    def run_plan(self, plan: Sequence[NewJob]) -> dict[str, EagerResult[Any]]:
+        """Run a workflow here and now; eager canvases end here. Raises UnknownTask."""
+        return run_plan(self, plan)
+
     def run_job(self, job: NewJob, throw: bool = False) -> EagerResult[Any]:
         """Run a job here and now; eager runs continue with it. Raises UnknownTask."""
         task = self.task_named(job.task)
@@ -446,6 +469,11 @@ class PgQueue:
     def AsyncResult(self, id: str) -> Handle[Any]:  # noqa: N802 - Celery's name
         """Return the handle on a job by its id; raises InvalidOption if it is no UUID."""
         return Handle(id, self)
+
+    @property
+    def GroupResult(self) -> GroupResults:  # noqa: N802 - Celery's name
+        """Makes handles on groups, and restores those that were saved: `app.GroupResult.restore(id)`."""
+        return GroupResults(self)
 
     def ResultSet(self, results: Iterable[Handle[Any]] = ()) -> ResultSet[Any]:  # noqa: N802 - Celery's name
         """Return several handles as one."""
@@ -560,6 +588,10 @@ class PgQueue:
             raise InvalidOption(f"{shown(place)} has no name of its own; say name=")
         return self.gen_task_name(place.__qualname__.replace("<locals>.", ""), place.__module__)
 
+    def callee(self, name: str) -> Callee:
+        """Return the task of a name, or if it is not registered what can be called by it."""
+        return self._named(name)
+
     def _named(self, name: str) -> AnyTask | NamedTask:
         return self.tasks[name] if name in self.tasks else NamedTask(self, name)
 
@@ -602,7 +634,7 @@ def _is_there(package: str, module: str) -> bool:
 
 
 #: The tasks of `shared_task`: of the whole program, as `logging` has loggers.
-SHARED = Shared(lambda: PgQueue("default", set_as_current=False))
+SHARED = Shared(lambda: PgQueue("default", set_as_current=False), CURRENT)
 
 
 @overload

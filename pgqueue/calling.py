@@ -7,13 +7,13 @@ from datetime import datetime, tzinfo
 from typing import Any, Protocol
 
 from pgqueue.arguments import check_call
+from pgqueue.canvas import continuations
 from pgqueue.database import Database
 from pgqueue.eager import EagerApp
 from pgqueue.ids import new_id
 from pgqueue.options import NO_OPTIONS, CallOptions, call_options, check_text, check_time_limits, seconds
 from pgqueue.result import AsyncResult
 from pgqueue.serialization import encode
-from pgqueue.signature import continuations
 from pgqueue.tracer import current_context
 from pgqueue.types import NewJob
 

@@ -563,7 +563,8 @@ _TABLE = (
     Word("worker_disable_rate_limits", "warned", True, _flag, "rate limits are not enforced yet"),
     Word("task_track_started", "same", True, _flag, "a job that runs is always seen as STARTED"),
     Word("task_remote_tracebacks", "same", True, _flag, "an error always has the traceback of the worker"),
-    Word("task_allow_error_cb_on_chord_header", "warned", False, _flag, "chords are not here yet"),
+    Word("task_allow_error_cb_on_chord_header", "warned", False, _flag, "link_error of a chord is for its body; "
+         "give its header one of its own"),
     # Queues
     Word("task_default_queue", "used", "default", _queue, "Queue of what names none; Celery's default is 'celery'."),
     Word("task_default_priority", "used", 5, _priority, "0 to 9; 9 runs first, as with RabbitMQ."),
@@ -591,7 +592,8 @@ _TABLE = (
         result_backend_max_retries"""),
     Word("result_backend_transport_options", "warned", None, None, _IN_POSTGRESQL),
     Word("result_cache_max", "warned", -1, None, "a result is read from the database each time it is asked for"),
-    *_alike("warned", "chords are not here yet", "result_chord_join_timeout result_chord_retry_interval"),
+    *_alike("warned", "a chord is counted in the commits of its members, and nothing polls for it", """
+        result_chord_join_timeout result_chord_retry_interval"""),
     Word("override_backends", "refused", None, None, f"{_IN_POSTGRESQL}; what else is to be known of a job can be "
          "stored by the task or by a signal"),
     Word("database_url", "refused", None, None, f"{_IN_POSTGRESQL}; {_IN_DSN}"),

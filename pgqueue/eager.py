@@ -14,10 +14,11 @@ from typing import Any, Protocol
 
 import psycopg
 
+from pgqueue.eager_plan import continuations, continued, job_of, run_plan
 from pgqueue.eager_result import EagerResult
 from pgqueue.errors import TaskPredicate, TaskRejectedError, TaskRevokedError, UnknownTask
 from pgqueue.reports import report, revive
-from pgqueue.serialization import decode, encode
+from pgqueue.serialization import decode
 from pgqueue.tracer import Aftermath, Concluded, ExceptionInfo, Traced, Tracer, Where, build_tracer
 from pgqueue.types import (
     Claim,
@@ -170,6 +171,8 @@ def run_eagerly(
         if error is not None and not issubclass(type(error), (Exception, *_OURS)):
             raise BaseException.with_traceback(error, trace)  # Ctrl-C, the failure of a test: the caller's, not a job's
     if isinstance(outcome, Replaced):
+        if outcome.plan is not None:
+            return _replaced_by_plan(app, current, outcome.plan, throw)
         return app.run_job(_replacement(current, outcome), throw)
     if isinstance(outcome, Failed):
         raised = revive(outcome.error) if error is None or issubclass(type(error), TaskPredicate) else error
@@ -250,6 +253,20 @@ def _replacement(claim: Claim, asked: Replaced) -> NewJob:
     )
 
 
+def _replaced_by_plan(app: EagerApp, claim: Claim, plan: str, throw: bool) -> EagerResult[Any]:
+    """Run the workflow that takes the place of a call; the node with its id has the continuations of both."""
+    jobs = [
+        job._replace(links=_joined(claim.links, job.links), errbacks=_joined(claim.errbacks, job.errbacks))
+        if job.id == claim.id
+        else job
+        for job in map(job_of, continuations(plan))
+    ]
+    ended = run_plan(app, jobs)[claim.id]
+    if throw:
+        ended.maybe_throw()
+    return ended
+
+
 def _joined(one: str | None, other: str | None) -> str | None:
     if one is None or other is None:
         return one or other
@@ -265,30 +282,8 @@ def _continuations(claim: Claim, outcome: Outcome) -> list[NewJob]:
             calls, first = claim.errbacks, claim.id
         case _:
             return []
-    found = [] if calls is None else decode(calls)
-    return [_continuation(claim, call, first) for call in found] if isinstance(found, list) else []
-
-
-def _continuation(claim: Claim, call: dict[str, Any], first: object) -> NewJob:
-    args = call.get("args", [])
-    texts: dict[str, Any] = {
-        name: None if call.get(name) is None else encode(call[name], path=name)
-        for name in ("headers", "options", "links", "errbacks")
-    }
-    return NewJob(
-        id=call["id"],
-        task=call["task"],
-        args=encode(args if call.get("immutable") else [first, *args], path="args"),
-        kwargs=encode(call.get("kwargs", {}), path="kwargs"),
-        queue=call.get("queue", "default"),
-        priority=call.get("priority", 5),
-        root_id=claim.root_id or claim.id,
-        parent_id=claim.id,
-        ignore_result=call.get("ignore_result"),
-        time_limit=call.get("time_limit"),
-        soft_time_limit=call.get("soft_time_limit"),
-        **texts,
-    )
+    root = claim.root_id or claim.id
+    return [continued(call, first, root, claim.id) for call in continuations(calls)]
 
 
 def _error(outcome: Outcome, error: BaseException | None) -> BaseException | None:

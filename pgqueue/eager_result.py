@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from pgqueue.errors import TaskFailed, TaskRejectedError, TaskRevokedError
-from pgqueue.result import AsyncResult
+from pgqueue.result import AsyncResult, Before
 from pgqueue.statements import Status
 from pgqueue.types import ErrorReport, State
 from pgqueue.waiting import BLANK, Waiting
@@ -43,7 +43,7 @@ class EagerResult(AsyncResult[R]):
         *,
         error: BaseException | None = None,
         children: Sequence[AsyncResult[Any]] = (),
-        parent: AsyncResult[Any] | None = None,
+        parent: Before | None = None,
     ) -> None:
         super().__init__(id, cast(Waiting, None), parent=parent)  # nothing here asks for an app
         self._final = BLANK._replace(state=state, task=name)
@@ -75,14 +75,15 @@ class EagerResult(AsyncResult[R]):
         return list(self._children)
 
     @property
-    def parent(self) -> AsyncResult[Any] | None:
+    def parent(self) -> AsyncResult[Any] | Before | None:
         """The call that this one continues, as far as it was given."""
-        return cast("AsyncResult[Any] | None", self._before)
+        return self._parent
 
     @property
     def root(self) -> AsyncResult[Any] | None:
         """The first of the calls that this one continues."""
-        return self if self.parent is None else self.parent.root
+        line = [handle for handle in self._line() if isinstance(handle, AsyncResult)]
+        return line[-1]
 
     def ready(self) -> bool:
         """Return True."""

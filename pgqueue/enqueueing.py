@@ -10,10 +10,10 @@ from itertools import islice
 from typing import Any
 
 from pgqueue.calling import leaves_trail
+from pgqueue.canvas import Signature
 from pgqueue.database import aenqueue_on, enqueue_on
 from pgqueue.publishing import announce, told
 from pgqueue.result import AsyncResult
-from pgqueue.signature import Signature
 from pgqueue.statements import Statement, Statements
 from pgqueue.tracer import current_context
 from pgqueue.types import Enqueued, NewJob

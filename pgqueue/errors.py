@@ -111,6 +111,13 @@ class TaskRejectedError(PgQueueError):
     """The task rejected the job."""
 
 
+class ChordError(PgQueueError):
+    """A part of the header of a chord did not succeed, so the body is not run; the message names it.
+
+    Its `__cause__` is what that part ended with.
+    """
+
+
 class WorkerLostError(PgQueueError):
     """The worker died while the job was running."""
 
@@ -147,11 +154,15 @@ class Ignore(TaskPredicate):
 
 
 class Replace(Ignore):
-    """Ends the attempt and puts another call in the place of this one, under its id; `self.replace()` raises it."""
+    """Ends the attempt and puts another call in the place of this one, under its id; `self.replace()` raises it.
 
-    def __init__(self, job: NewJob) -> None:
+    - `job`: the call, or `plan`: a workflow, one part of which has the id.
+    """
+
+    def __init__(self, job: NewJob | None = None, plan: Sequence[NewJob] = ()) -> None:
         self.job = job
-        super().__init__(f"replaced by {job.task}")
+        self.plan = plan
+        super().__init__(f"replaced by {f'a workflow of {len(plan)}' if job is None else job.task}")
 
 
 class TransactionUnavailable(TaskPredicate):

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pgqueue.result import AsyncResult
 from pgqueue.serialization import decode, encode
 from pgqueue.signals import after_task_publish, before_task_publish
-from pgqueue.types import NewJob
+from pgqueue.types import GATHER, NewJob
 
 
 def announce(jobs: Sequence[NewJob]) -> Sequence[NewJob]:
     """Send `before_task_publish` for each job; return them with the headers that receivers have added."""
     if not before_task_publish.receivers:
         return jobs
-    return [_announced(job) for job in jobs]
+    return [_announced(job) if job.task != GATHER else job for job in jobs]
 
 
-def told(jobs: Sequence[NewJob], handles: Sequence[AsyncResult[Any]]) -> None:
+def told(jobs: Sequence[NewJob], handles: Iterable[AsyncResult[Any]]) -> None:
     """Send `after_task_publish` for each job that was created."""
     if after_task_publish.receivers:
         for job, handle in zip(jobs, handles, strict=True):
-            if handle.created:
+            if handle.created and job.task != GATHER:
                 after_task_publish.send(
                     job.task, body=_body(job), exchange="", routing_key=job.queue, headers=_headers(job)
                 )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeAlias, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from pgqueue.errors import IncompleteStream, InvalidOption, TaskRejectedError, TaskRevokedError, UnknownJob
-from pgqueue.ids import check_id
 from pgqueue.reports import revive
 from pgqueue.serialization import decode, decode_error
 from pgqueue.statements import Status
@@ -22,8 +21,8 @@ from pgqueue.waiting import LONGEST_LOOK, Awaited, Found, Terms, Waiting, awatch
 
 R = TypeVar("R")
 
-#: What `as_tuple` gives: ((id, the same of the parent), None).
-Tuple: TypeAlias = "tuple[tuple[str, Any], None]"
+#: What `as_tuple` gives: ((id, the same of the parent), None, or those of the members of a group).
+Tuple: TypeAlias = "tuple[tuple[str, Any], list[Any] | None]"
 
 _joining: ContextVar[bool] = ContextVar("pgqueue_joining", default=False)
 
@@ -72,12 +71,32 @@ class AttemptError:
     hook: str | None = None
 
 
+class Before(Protocol):
+    """What a handle may continue: another one, or that of a group."""
+
+    id: str
+
+    @property
+    def parent(self) -> Any: ...
+    @property
+    def _parent(self) -> Any: ...
+    @property
+    def get(self) -> Callable[..., Any]: ...
+    @property
+    def ready(self) -> Callable[[], bool]: ...
+    @property
+    def as_tuple(self) -> Callable[[], Tuple]: ...
+    def _own_ids(self) -> list[str]: ...
+    def _tuple(self, parent: Any) -> Tuple: ...
+
+
 class AsyncResult(Awaited, Generic[R]):
     """The handle on one job, by its id; `delay` and `apply_async` return it at once.
 
     - `id`: id of the job; `task_id` is the same.
     - `app`: the app whose database has it.
-    - `parent`: the handle on the job that this one continues, after whose success it is enqueued.
+    - `parent`: the handle on the job that this one continues, after whose success it is enqueued; of a group, if it
+      is called when all of that have succeeded.
     - `convert`: makes of the stored value what the task's annotation says; default: leaves it as stored.
     - `created`: False if a job with this id or unique key was there already.
     - `ignored`: whether the result is not kept, so that `get` returns None at once.
@@ -96,12 +115,13 @@ class AsyncResult(Awaited, Generic[R]):
         id: str,
         app: Waiting,
         *,
-        parent: AsyncResult[Any] | None = None,
+        parent: Before | None = None,
         convert: Callable[[object], object] | None = None,
         created: bool = True,
         ignored: bool = False,
     ) -> None:
-        super().__init__(id, app, parent, ignored)
+        super().__init__(id, app, parent if isinstance(parent, Awaited) else None, ignored)
+        self._parent = parent
         self.created = created
         self._convert = convert
 
@@ -296,10 +316,11 @@ class AsyncResult(Awaited, Generic[R]):
     def forget(self) -> bool:
         """Delete the stored result, and those of the jobs that this one continues; return whether it had one."""
         database = self.app.database
-        had = [database.run(database.statements.forget(id_))[0] for id_ in self.as_list()]
-        handle: Awaited | None = self
-        while handle is not None:
-            handle._final, handle = None, handle._before
+        line = self._line()
+        had = [database.run(database.statements.forget(id_))[0] for handle in line for id_ in handle._own_ids()]
+        for handle in line:
+            if isinstance(handle, Awaited):
+                handle._final = None
         return had[0]
 
     def revoke(
@@ -323,10 +344,13 @@ class AsyncResult(Awaited, Generic[R]):
     # -- its relatives ---------------------------------------------------------------------------------------
 
     @property
-    def parent(self) -> AsyncResult[Any] | None:
-        """The job that this one continues, or whose task enqueued it; None if it came from outside."""
-        if self._before is not None:
-            return cast("AsyncResult[Any]", self._before)
+    def parent(self) -> AsyncResult[Any] | Before | None:
+        """The job that this one continues, or whose task enqueued it; None if it came from outside.
+
+        For the body of a chord, as `apply_async` returned it, the GroupResult of its header.
+        """
+        if self._parent is not None:
+            return self._parent
         return self._handle(self._look().parent_id)
 
     @property
@@ -389,17 +413,13 @@ class AsyncResult(Awaited, Generic[R]):
 
     def as_list(self) -> list[str]:
         """Return the ids of this job and of those that it continues, as far as this handle knows them."""
-        ids, handle = [self.id], self._before
-        while handle is not None:
-            ids.append(handle.id)
-            handle = handle._before
-        return ids
+        return [handle.id for handle in self._line()]
 
     def as_tuple(self) -> Tuple:
         """Return the handle as ((id, the same of the parent), None), of which `result_from_tuple` makes it again."""
         made: Tuple | None = None
-        for id_ in reversed(self.as_list()):
-            made = (id_, made), None
+        for handle in reversed(self._line()):
+            made = handle._tuple(made)
         return cast(Tuple, made)
 
     def __repr__(self) -> str:
@@ -417,6 +437,19 @@ class AsyncResult(Awaited, Generic[R]):
         return hash(self.id)
 
     # -- inside ----------------------------------------------------------------------------------------------
+
+    def _line(self) -> list[Before]:
+        """Return this handle, and those that it continues."""
+        found: list[Before] = [self]
+        while found[-1]._parent is not None:
+            found.append(found[-1]._parent)
+        return found
+
+    def _own_ids(self) -> list[str]:
+        return [self.id]
+
+    def _tuple(self, parent: Any) -> Tuple:
+        return (self.id, parent), None
 
     def _handle(self, id_: str | None) -> AsyncResult[Any] | None:
         return None if id_ is None else AsyncResult(id_, self.app)
@@ -473,35 +506,6 @@ def _answer(found: Found[AsyncResult[R]], propagate: bool, callback: Callable[[s
     if callback is not None and found.status.state == State.SUCCESS:
         callback(found.handle.id, value)
     return value
-
-
-def result_from_tuple(value: Sequence[Any] | AsyncResult[Any], app: Waiting) -> AsyncResult[Any]:
-    """Return the handle that `as_tuple` gave, with its parents; a handle is returned as it is.
-
-    - `value`: ((id, the same of the parent or None), None), or lists of these, as JSON has them.
-    - `app`: the app whose database has the jobs.
-
-    Raises InvalidOption for anything else.
-    """
-    if isinstance(value, AsyncResult):
-        return value
-    ids: list[str] = []
-    rest: Any = value
-    while rest is not None:
-        try:
-            (first, members) = rest
-            (id_, rest) = (first, None) if isinstance(first, str) else first
-        except (TypeError, ValueError):
-            raise InvalidOption(f"{rest!r:.80} is no result: ((id, parent), None) is one") from None
-        if members is not None:
-            raise InvalidOption(f"the result {id_!r:.80} is that of a group, which is not here yet")
-        ids.append(check_id(id_, "id"))
-    if not ids:
-        raise InvalidOption("None is no result: ((id, parent), None) is one")
-    handle: AsyncResult[Any] | None = None
-    for id_ in reversed(ids):
-        handle = AsyncResult(id_, app, parent=handle)
-    return cast("AsyncResult[Any]", handle)
 
 
 def _state(text: str) -> State | str:

@@ -139,7 +139,7 @@ class ResultSet(Generic[R]):
                 order.take(found)
         return order.values
 
-    join = get
+    join = join_native = get
 
     async def aget(
         self,

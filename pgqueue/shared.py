@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from pgqueue.current import Current
 from pgqueue.task import Task
 
 AnyTask = Task[..., Any, Any]
@@ -24,14 +25,15 @@ class Shared:
     """The shared tasks of a program and its apps. Neither is kept alive by this.
 
     - `make_default`: makes the app for programs that have none when a shared task is first declared.
+    - `current`: says which app is current, and is told.
     """
 
-    def __init__(self, make_default: Callable[[], Adopting]) -> None:
+    def __init__(self, make_default: Callable[[], Adopting], current: Current) -> None:
         self._make_default = make_default
         self._lock = threading.RLock()
         self._declared: list[_Declared] = []
         self._apps: weakref.WeakSet[Adopting] = weakref.WeakSet()
-        self._current: Callable[[], Adopting | None] = lambda: None
+        self._current = current
         self._default: Adopting | None = None
 
     def add(self, task: AnyTask, function: Callable[..., Any], options: Mapping[str, Any]) -> AnyTask:
@@ -40,7 +42,7 @@ class Shared:
             current = self._current()
             if current is None:
                 current = self._default = self._default or self._make_default()
-                self._current = weakref.ref(current)
+                self._current.use(current)
             for app in list(self._apps):
                 if app is not current:
                     app.adopt(type(task)(), function, options)
@@ -59,12 +61,13 @@ class Shared:
                 if not current or before is not app:
                     app.adopt(task if current else kind(), function, options)
             if current:
-                self._current = weakref.ref(app)
+                self._current.use(app)
 
     @property
     def current(self) -> Adopting | None:
         """The app to which calls of shared tasks go; None if there is none any more."""
-        return self._current()
+        found: Adopting | None = self._current()
+        return found
 
     def use(self, app: Adopting) -> None:
         """Have calls of shared tasks go to this app."""

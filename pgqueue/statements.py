@@ -236,6 +236,10 @@ _CALLS = {
           from pgqueue.status($1::text::uuid)""",
     "set_state": "select pgqueue.set_state($1::text::uuid, $2::text::uuid, $3::int, $4, $5::text::json)",
     "attach": "select pgqueue.attach($1::text::uuid, $2::text::jsonb)",
+    "save_group": "select pgqueue.save_group($1::text::uuid, $2::text::json)",
+    "saved_group": "select pgqueue.saved_group($1::text::uuid)::text",
+    "delete_group": "select pgqueue.delete_group($1::text::uuid)",
+    "add_member": "select pgqueue.add_member($1::text::uuid, $2::text::uuid, $3::int, $4::text::json)",
     "children": "select id::text from pgqueue.children($1::text::uuid) as id",
     "forget": "select pgqueue.forget($1::text::uuid)",
     "revoke": "select pgqueue.revoke($1::text::uuid)",
@@ -381,6 +385,22 @@ class Statements:
     def attach(self, job: str, entry: str) -> Statement[bool]:
         """Answers whether there was a job or a result to whose history the entry (JSON) could be added."""
         return self._make("attach", (job, entry), _first)
+
+    def save_group(self, group: str, tree: str) -> Statement[None]:
+        """Keeps the ids of a group and its members, as JSON, in the place of what was kept before."""
+        return self._make("save_group", (group, tree), _first)
+
+    def saved_group(self, group: str) -> Statement[str | None]:
+        """Answers what `save_group` has kept, as JSON; null if nothing."""
+        return self._make("saved_group", (group,), _first)
+
+    def delete_group(self, group: str) -> Statement[bool]:
+        """Answers whether anything was kept."""
+        return self._make("delete_group", (group,), _first)
+
+    def add_member(self, job: str, worker: str | None, attempt: int, call: str) -> Statement[bool]:
+        """Enqueues a call as one more member of the chord in whose header a running job is; False if it is in none."""
+        return self._make("add_member", (job, worker, attempt, call), _first)
 
     def children(self, job: str) -> Statement[str]:
         return self._make("children", (job,), _first)
@@ -566,7 +586,7 @@ def job_json(job: NewJob) -> str:
     if job.depth:
         parts.append(f'"depth":{job.depth}')
     if job.waits:
-        parts.append(f'"waits":{job.waits},"takes":"{job.takes}"')
+        parts.append(f'"waits":{job.waits},"takes":{text(job.takes)}')
     if job.known:
         parts.append('"known":true')
     if job.resent:
@@ -614,6 +634,8 @@ def _retried_json(outcome: Retried) -> str:
 
 
 def _replaced_json(outcome: Replaced) -> str:
+    if outcome.plan is not None:
+        return f'"plan":{outcome.plan}'
     parts = [_changes_json(outcome), f'"task":{json.dumps(outcome.task)}']
     parts.append(f'"args":{outcome.args},"kwargs":{outcome.kwargs}')
     if outcome.links is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import update_wrapper
@@ -13,6 +13,7 @@ from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast
 
 from pgqueue.arguments import Arguments, check_call
 from pgqueue.calling import TaskApp, in_zone, like_job, new_job
+from pgqueue.canvas import Signature, chunks, lay_out, xmap, xstarmap
 from pgqueue.eager import attempt_eagerly, claim_of, run_eagerly
 from pgqueue.errors import InvalidArguments, InvalidOption, MaxRetriesExceededError, Replace, Retry
 from pgqueue.ids import check_id
@@ -34,8 +35,7 @@ from pgqueue.options import (
 from pgqueue.result import AsyncResult
 from pgqueue.retry import RetryPolicy
 from pgqueue.serialization import encode
-from pgqueue.signature import Signature
-from pgqueue.statements import Statement
+from pgqueue.statements import Statement, job_json
 from pgqueue.tracer import (
     HOOKS,
     Context,
@@ -216,7 +216,12 @@ class Task(Hooks, Generic[P, R, C]):
 
     def on_replace(self, sig: Signature[Any]) -> Any:
         """Put a call in the place of this one; `replace` ends here."""
-        raise Replace(sig.job())
+        if sig.single:
+            raise Replace(sig.job())
+        request = self.request
+        plan = lay_out(sig, options={"task_id": request.id}, one=True)
+        # Of the parent that the job itself has: as its own parent's parent it would lead round in a circle.
+        raise Replace(plan=plan.jobs_of(cast(str, request.root_id), request.parent_id))
 
     # -- calling ---------------------------------------------------------------------------------------------
 
@@ -358,6 +363,18 @@ class Task(Hooks, Generic[P, R, C]):
 
     subtask = signature
 
+    def map(self, it: Iterable[Any]) -> xmap:
+        """Return one call that calls the task for each item, one after the other: see `xmap`."""
+        return xmap(self, it)
+
+    def starmap(self, it: Iterable[Sequence[Any]]) -> xstarmap:
+        """Return one call that calls the task for each list of arguments, one after the other: see `xstarmap`."""
+        return xstarmap(self, it)
+
+    def chunks(self, it: Iterable[Sequence[Any]], n: int) -> chunks:
+        """Return a group of calls, each of which calls the task for `n` lists of arguments: see `chunks`."""
+        return chunks(self, it, n)
+
     def AsyncResult(self, task_id: str) -> Handle[R]:  # noqa: N802 - Celery's name
         """Return the handle on a job of this task by its id."""
         return Handle(task_id, cast(Any, self.app), convert=self.arguments.load_result)
@@ -443,6 +460,8 @@ class Task(Hooks, Generic[P, R, C]):
     def replace(self, sig: Signature[Any]) -> Any:
         """Put another call in the place of this one: it goes on under this id, with the links of this job and its own.
 
+        A workflow as well: what comes last in it has this id then, a group the list of its values as the result.
+
         Raises Replace, which the task must let pass. The job has no result of its own then: that of the other call is
         its result. What a transactional task has written is rolled back, as whenever it does not return.
 
@@ -452,13 +471,34 @@ class Task(Hooks, Generic[P, R, C]):
             raise RuntimeError(f"{self.name} was called directly: there is no job that another could replace")
         if not isinstance(sig, Signature):
             raise InvalidOption(f"replace() needs a signature such as add.s(2, 3), not {shown(sig)}")
+        if sig.is_empty():
+            raise InvalidOption("replace() needs something to do; return the empty value instead")
         for option in ("task_id", "unique_key"):
             if sig.options.get(option) is not None:
                 raise InvalidOption(f"{option} of a call that replaces another has no meaning: that of the first stays")
         return self.on_replace(sig)
 
-    def add_to_chord(self, sig: object, lazy: bool = False) -> NoReturn:
-        """Raise ValueError: this job is not in the header of a chord."""
+    def add_to_chord(self, sig: Signature[Any], lazy: bool = False) -> Handle[Any]:
+        """Enqueue one more call in the header of the chord in which this job is; return its handle.
+
+        At once, not with the acknowledgement. Its value comes last in the list that the body takes.
+
+        Raises ValueError if this job is in no header, InvalidOption for more than a single call, and for `lazy`.
+
+            self.add_to_chord(add.s(4, 4))
+        """
+        request = self.request
+        if lazy:
+            raise InvalidOption("add_to_chord(lazy=True) has no meaning here: a member is counted and enqueued at once")
+        if not isinstance(sig, Signature) or not sig.single:
+            raise InvalidOption(f"add_to_chord() needs a single call such as add.s(2, 3), not {shown(sig)}")
+        if request.id is not None and not request.is_eager:
+            job = sig.job()
+            statement = self.app.database.statements.add_member(
+                request.id, request.worker, request.attempt, job_json(job)
+            )
+            if self.app.database.run(statement)[0]:
+                return self.add_trail(Handle(job.id, cast(Any, self.app), **sig.task.handle(sig.options)))
         raise ValueError(f"{self.name} is not in the header of a chord, so nothing can be added to it")
 
     def add_trail(self, result: Handle[Any]) -> Handle[Any]:

@@ -37,9 +37,9 @@ class NewJob(NamedTuple):
     `links` and `errbacks` are JSON arrays of jobs to be enqueued when it succeeds or fails; as one of these, an
     `immutable` job is given no argument more. `options` is a JSON object of options that only Python reads.
 
-    In a workflow, `steps` are the ids of what waits for it, `place` is its place among their members, `depth` the number
-    of headers of chords that it stands in. One that `waits` for others (so many) is a step: it `takes` "nothing" from
-    them, the "value" of the only one, or the "values" of all as a list.
+    In a workflow, `steps` are the ids of what waits for it, `place` is its place among their members, `depth` how many
+    headers of chords it stands in. One that `waits` for others (so many) is a step: it `takes` "nothing" from them, the
+    "value" of the only one, or the "values" of all as a list.
     """
 
     id: str
@@ -179,7 +179,11 @@ class Retried:
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """The task asked for another call in its place: under its id, with its continuations and these (JSON arrays)."""
+    """The task asked for another call in its place: under its id, with its continuations and these (JSON arrays).
+
+    `plan` is a workflow instead, as a JSON array of jobs: the one with its id has its continuations; the others of
+    these fields mean nothing then.
+    """
 
     task: str
     args: str
@@ -196,6 +200,7 @@ class Replaced:
     ignore_result: bool | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
+    plan: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pgqueue.bench.figures import percentile
 from pgqueue.bench.ground import Ground, Say
 from pgqueue.bench.stream import clock_offset, produce, steadily
 from pgqueue.bench.tasks import begin, linger
-from pgqueue.signature import Signature
+from pgqueue.canvas import Signature
 
 PROCESSES = 2
 

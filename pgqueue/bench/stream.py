@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from pgqueue.bench.tasks import app
-from pgqueue.signature import Signature
+from pgqueue.canvas import Signature
 
 TICK = 0.02  # seconds: what is due in it is enqueued by one call
 _LOOKS = 50  # at the clock of the database

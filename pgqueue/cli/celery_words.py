@@ -100,7 +100,7 @@ def _sentence(word: Setting) -> str:
 
 #: Why a family of words is not here.
 _BROKER = "There is no broker and no exchange: a queue is a name."
-_CANVAS = "Workflows come in a later release; until then `link` and `link_error`, or enqueue in the task itself."
+_OF_CANVAS = "A canvas says it, not a call: `chain`, `group`, `chord`."
 _CONTROL = "Remote control comes in a later release; until then `pgqueue status` and `pgqueue sql`."
 _EVENTS = "Events come in a later release; until then signals, and `pgqueue sql`."
 _BEAT = "The scheduler comes in a later release; until then cron with `pgqueue call`."
@@ -129,8 +129,8 @@ SECTIONS: dict[str, Section] = {
         ("celery.result.AsyncResult", SAME, "`from pgqueue import AsyncResult`; better `app.AsyncResult(id)`."),
         ("celery.result.EagerResult", SAME, "`from pgqueue.eager_result import EagerResult`."),
         ("celery.result.ResultSet", SAME, "`from pgqueue.result_set import ResultSet`; better `app.ResultSet(...)`."),
-        ("celery.result.GroupResult", LATER, _CANVAS),
-        ("celery.result.result_from_tuple", SAME, "`from pgqueue.result import result_from_tuple`."),
+        ("celery.result.GroupResult", SAME, "`from pgqueue import GroupResult`; better `app.GroupResult`."),
+        ("celery.result.result_from_tuple", SAME, "`from pgqueue import result_from_tuple`."),
         ("celery.result.allow_join_result", SAME, "`from pgqueue.result import allow_join_result`."),
         ("celery.result.denied_join_result celery.result.assert_will_not_block", UNSUPPORTED, _INNER),
         ("celery.utils.log.get_task_logger celery.utils.log.get_logger", CHANGED, "`logging.getLogger(__name__)`."),
@@ -236,7 +236,8 @@ SECTIONS: dict[str, Section] = {
         (_PICKLES, UNSUPPORTED, _JSON),
         ("compression delivery_mode mandatory immediate", CHANGED, "Leave it out: no effect, with a warning."),
         ("producer publisher exchange exchange_type routing_key reply_to", UNSUPPORTED, _BROKER),
-        ("chord chain group_id group_index replaced_task_nesting", LATER, _CANVAS),
+        ("chord chain group_id group_index", UNSUPPORTED, _OF_CANVAS),
+        ("replaced_task_nesting", UNSUPPORTED, "`self.replace` counts it."),
         ("stamped_headers", UNSUPPORTED, _STAMPS),
         ("immutable", SAME, "Of a signature."),
     )),
@@ -264,7 +265,8 @@ SECTIONS: dict[str, Section] = {
         ("timezone", SAME, ""),
         ("close", SAME, "Closes the connections."),
         ("main", CHANGED, "`app.name`."),
-        ("GroupResult canvas chain group chord chunks map starmap", LATER, _CANVAS),
+        ("GroupResult", SAME, "`app.GroupResult.restore(id)`."),
+        ("canvas chain group chord chunks map starmap", CHANGED, "`from pgqueue import chain, group, chord`."),
         ("add_periodic_task", LATER, _BEAT),
         ("control", LATER, _CONTROL),
         ("events", LATER, _EVENTS),
@@ -297,9 +299,10 @@ SECTIONS: dict[str, Section] = {
         ("retry", STRONGER, "The same row waits again: no second message, no gap."),
         ("request", SAME, ""),
         ("update_state", STRONGER, "Its own states are refused, and an attempt that lost its lease writes nothing."),
-        ("replace", STRONGER, "In one commit, under the same id."),
+        ("replace", STRONGER, "In one commit, under the same id; by a workflow as well."),
+        ("add_to_chord", CHANGED, "A single call, enqueued at once; its value comes last. No `lazy=`."),
+        ("map starmap chunks", SAME, "`map` and `starmap` have the queue and the priority of the task."),
         ("app AsyncResult add_trail", SAME, ""),
-        ("add_to_chord map starmap chunks", LATER, _CANVAS),
         ("delay_on_commit apply_async_on_commit", CHANGED,
          "`apply_async(..., connection=\"default\")`: enqueued in the transaction, and you get the id."),
         ("send_event", LATER, _EVENTS),
@@ -326,7 +329,7 @@ SECTIONS: dict[str, Section] = {
         ("correlation_id", SAME, "The id of the job."),
         ("properties", CHANGED, "Id and priority; send what is yours as `headers`."),
         ("children as_execution_options replaced_task_nesting utc", SAME, ""),
-        ("group group_index chord chain", LATER, _CANVAS),
+        ("group group_index chord chain", UNSUPPORTED, "Always None: the workflow is `root_id`, its rows are in SQL."),
         ("origin lang loglevel logfile reply_to", UNSUPPORTED, "Always None."),
         ("stamps stamped_headers", UNSUPPORTED, _STAMPS),
         ("execution_options update clear", UNSUPPORTED, "A request is read, not written."),
@@ -363,10 +366,11 @@ SECTIONS: dict[str, Section] = {
         ("ready successful failed waiting completed_count", STRONGER, "One query for all."),
         ("get join", STRONGER, "One wait for all; values in the order of the calls."),
         ("iter_native forget revoke maybe_throw supports_native_join", SAME, ""),
-        ("join_native", CHANGED, "`join`."),
+        ("join_native", SAME, ""),
         ("maybe_reraise on_ready backend", UNSUPPORTED, _INNER),
         ("then", UNSUPPORTED, "`link=`, or `await results.aget()`."),
-        ("save restore delete children parent as_tuple id", LATER, _CANVAS),
+        ("children parent as_tuple id", SAME, "Of a `GroupResult`; a member that ends with a group is one handle."),
+        ("save restore delete", SAME, "Of a `GroupResult`: rows, in the database."),
     )),
     "signals": Section("Signals: `pgqueue.signals`", "signals.{}", (
         ("before_task_publish after_task_publish", CHANGED, "With Celery's names; `headers` and `body` are there, what "
@@ -411,7 +415,7 @@ SECTIONS: dict[str, Section] = {
          "`NotSerializable`, raised at the call, with the path of the value."),
         ("InvalidTaskError", CHANGED, "`InvalidArguments`, raised at the call; in a worker a FAILURE."),
         ("WorkerShutdown", CHANGED, "Raised in a task when the worker ends now; its job goes back."),
-        ("ChordError", LATER, _CANVAS),
+        ("ChordError", STRONGER, "Names who failed, has it as `__cause__`, and passes every level of nesting."),
         (_CELERYS_EXCEPTIONS, UNSUPPORTED, "Never raised here."),
     )),
     "states": Section("States: `pgqueue.State`, a text", "states.{}", (
@@ -426,18 +430,28 @@ SECTIONS: dict[str, Section] = {
          "Write down the set of `pgqueue.State` that you mean."),
     )),
     "canvas": Section("Canvas", "{}", (
-        ("signature subtask", SAME, "`task.s(...)`, or `app.signature(name, ...)`."),
+        ("signature", SAME, "`task.s(...)`, or `signature(name, ...)`."),
+        ("subtask", CHANGED, "`signature`."),
         ("Signature", SAME, "`from pgqueue import Signature`."),
-        ("chain group chord chunks xmap xstarmap maybe_signature maybe_subtask", LATER, _CANVAS),
+        ("chain", STRONGER, "The next one is enqueued by the commit that ends the one before."),
+        ("group", STRONGER, "Created in one transaction; order and ids are those of the definition."),
+        ("chord", STRONGER, "Counted in the commits of its members: never lost, doubled or polled for."),
+        ("chunks xmap xstarmap maybe_signature", SAME, "`from pgqueue import chunks`, and so on."),
+        ("maybe_subtask", CHANGED, "`maybe_signature`."),
         ("StampingVisitor GroupStampingVisitor", UNSUPPORTED, _STAMPS),
     )),
     "signature": Section("A signature: `task.s(...)`", "signature.{}", (
         ("delay apply_async apply set clone", SAME, ""),
         ("link link_error on_error", SAME, ""),
-        ("task args kwargs options immutable", SAME, "Attributes; a signature is no dictionary."),
-        ("freeze replace set_immutable flatten_links reprcall election skew unlink_error tasks body header "
-         "id parent_id root_id type subtask_type from_dict register_type keys values items get", LATER, _CANVAS),
-        ("| ~", LATER, _CANVAS),
+        ("args kwargs options immutable", SAME, "Attributes, and keys of the mapping that it is."),
+        ("task", CHANGED, "The task itself; its name is `name`, and the value of the key."),
+        ("freeze replace set_immutable flatten_links id parent_id root_id subtask_type from_dict keys values items get",
+         SAME, "`dict(call)` is data, of which `signature` makes the call again."),
+        ("skew tasks body header", SAME, "Of a group, a chain or a chord."),
+        ("| ~", SAME, ""),
+        ("unlink_error", CHANGED, "`replace(options=...)`."),
+        ("type", CHANGED, "`task`."),
+        ("reprcall election register_type", UNSUPPORTED, _INNER),
         ("stamp stamp_links", UNSUPPORTED, _STAMPS),
     )),
     "schedules": Section("Schedules", "{}", (
@@ -485,6 +499,9 @@ SECTIONS: dict[str, Section] = {
          "Enqueue in the transaction of a connection: psycopg, asyncpg, SQLAlchemy, Django."),
         ("apply_async(unique_key=)", NEW, "At most one unfinished job has the key."),
         ("app.enqueue_many app.aenqueue_many", NEW, "Any number of calls in one transaction."),
+        ("ResultSet.asave ResultSet.adelete ResultSet.arestore", NEW, "The same for coroutines."),
+        ("signature.name signature.app", NEW, "Of the task."),
+        ("signature.to_dict signature.plan", NEW, "A call as data; a canvas as the rows that it becomes."),
         ("task.adelay task.aapply_async task.aupdate_state app.asend_task app.aclose AsyncResult.aget ResultSet.aget "
          "signature.adelay signature.aapply_async", NEW, "The same for coroutines."),
         ("task.trace", NEW, "One attempt here and now, for tests."),

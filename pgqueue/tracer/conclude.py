@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from pgqueue.errors import (
@@ -22,10 +22,13 @@ from pgqueue.options import check_priority, check_text, check_time, check_time_l
 from pgqueue.reports import report, text_of
 from pgqueue.serialization import decode, encode
 from pgqueue.serialization.reports import name_of
+from pgqueue.statements import job_json
 from pgqueue.tracer.context import Context, Traced
 from pgqueue.types import (
+    GATHER,
     Failed,
     Ignored,
+    NewJob,
     Outcome,
     Rejected,
     Released,
@@ -83,6 +86,8 @@ def _decide(task: Traced, context: Context, error: BaseException) -> Outcome:
 
 def _replaced(context: Context, asked: Replace) -> Replaced:
     job, claim = asked.job, context.claim
+    if job is None:
+        return _replaced_by_plan(context, asked.plan)
     expires = job.expires if claim is None else job.expires or claim.expires
     if job.expires_in is not None:
         expires = datetime.now(UTC) + timedelta(seconds=job.expires_in)
@@ -95,6 +100,22 @@ def _replaced(context: Context, asked: Replace) -> Replaced:
         errbacks=job.errbacks, ignore_result=job.ignore_result, time_limit=job.time_limit,
         soft_time_limit=job.soft_time_limit,
     )  # fmt: skip
+
+
+def _replaced_by_plan(context: Context, plan: Sequence[NewJob]) -> Replaced:
+    """Return the workflow that takes the place of a job; all of it counts one more replacement, and has its headers."""
+    claim = context.claim
+    count = context.replaced_task_nesting + 1
+    jobs = [
+        job
+        if job.task == GATHER
+        else job._replace(
+            headers=job.headers or (None if claim is None else claim.headers),
+            options=_nested(claim.options if claim is not None and claim.id == job.id else None, job.options, count),
+        )
+        for job in plan
+    ]
+    return Replaced(GATHER, "[]", "{}", plan=f"[{','.join(map(job_json, jobs))}]")
 
 
 def _nested(before: str | None, options: str | None, count: int) -> str:

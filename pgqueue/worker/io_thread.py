@@ -335,7 +335,11 @@ class IOThread(threading.Thread):
         """Return how many jobs to claim now."""
         if self._claims_nothing:
             return 0
-        return min(self._demand.size_now(self._running, len(self._buffer), now), self._tasks_left)
+        size = self._demand.size_now(self._running, len(self._buffer), now)
+        if not size and self._acks.waiting and len(self._held) <= len(self._acks.batch):
+            # Nothing is left when these are acknowledged, and what follows one of them comes with the same commit.
+            size = self._demand.size(self._running, len(self._buffer))
+        return min(size, self._tasks_left)
 
     def _exchange(self, connection: Connection, wanted: int) -> None:
         """Acknowledge what has ended and claim what is wanted, in one round trip and one commit."""

@@ -10,7 +10,20 @@ from pathlib import Path
 import pytest
 
 import pgqueue
-from pgqueue import PgQueue, State, Task, errors, options, signals, types
+from pgqueue import (
+    GroupResult,
+    PgQueue,
+    Signature,
+    State,
+    Task,
+    chain,
+    chord,
+    errors,
+    group,
+    options,
+    signals,
+    types,
+)
 from pgqueue.cli.celery_words import (
     CHANGED,
     LATER,
@@ -66,14 +79,14 @@ def ours() -> dict[str, set[str]]:
         "hooks": set(dir(Task)),
         "request": _public(Context()),
         "result": _public(result) | {f"{call}({name}=)" for call, names in flags.items() for name in names},
-        "results": _public(app.ResultSet([])),
+        "results": _public(app.ResultSet([])) | _public(GroupResult(result.id)),
         "signals": {name for name, value in vars(signals).items() if isinstance(value, signals.Signal)},
         "signal": _public(signals.worker_init),
         "exceptions": {
             name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, BaseException)
         },
         "states": set(State.__members__),
-        "signature": _public(add.s(1, 2)),
+        "signature": set.union(*map(_public, (Signature, chain, group, chord)), {"|", "~"}),
         "settings": set(SETTINGS),
     }
 
@@ -81,9 +94,9 @@ def ours() -> dict[str, set[str]]:
 #: Attributes that parts of pgqueue need of each other; nobody else should build on them.
 _INSIDE = {
     "app": {
-        "adopt", "aenqueue", "always_eager", "annotations", "check_queue", "close_loop", "database", "defaults",
-        "eager_propagates", "enqueue", "has_routes", "inherits_priority", "listener", "max_payload_bytes",
-        "max_requeues", "route", "run_job", "settings",
+        "adopt", "aenqueue", "aenqueue_plan", "always_eager", "annotations", "callee", "check_queue", "close_loop",
+        "database", "defaults", "eager_propagates", "enqueue", "enqueue_plan", "has_routes", "inherits_priority",
+        "listener", "max_payload_bytes", "max_requeues", "route", "run_job", "run_plan", "settings",
     },
     "task": {
         "MaxRetriesExceededError", "apply_options", "arguments", "declare", "declared", "function", "handle",
@@ -97,7 +110,10 @@ _INSIDE = {
     "result": {"meta"},
     "results": set[str](),
     "exceptions": {"BenchFailed"},
-    "signature": {"continuation", "job"},
+    "signature": {
+        "around", "continuation", "is_empty", "job", "kind", "of", "parts", "single", "unchained", "unfold",
+        "with_body",
+    },
     "signal": {"heard_by", "name", "payload"},
 }  # fmt: skip
 

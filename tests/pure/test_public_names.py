@@ -18,8 +18,10 @@ _Documented = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 #: Changing this list is changing the public surface (DESIGN section 8): it belongs into the changelog.
 _NAMES = [
     "AsyncResult",
+    "ChordError",
     "DatabaseUnavailable",
     "EagerResult",
+    "GroupResult",
     "Ignore",
     "IncompleteStream",
     "InvalidArguments",
@@ -49,8 +51,16 @@ _NAMES = [
     "WorkerLostError",
     "WorkerShutdown",
     "allow_join_result",
+    "chain",
+    "chord",
+    "chunks",
+    "group",
+    "maybe_signature",
     "result_from_tuple",
     "shared_task",
+    "signature",
+    "xmap",
+    "xstarmap",
 ]
 
 

@@ -15,6 +15,7 @@ from pgqueue.ids import new_id
 from pgqueue.serialization import encode, encode_error
 from pgqueue.statements import _CALLS, Ended, Statements, job_json, outcome_json
 from pgqueue.types import (
+    GATHER,
     Claim,
     ErrorReport,
     Failed,
@@ -72,6 +73,8 @@ JOBS = st.builds(
     expires=st.none() | TIMES,
     expires_in=st.none() | SECONDS,
     unique_key=st.none() | TEXT,
+    steps=st.lists(IDS, max_size=3).map(tuple),
+    takes=st.none() | st.sampled_from(["nothing", "value", "values"]),
     headers=st.none() | JSON_OBJECTS,
     root_id=IDS,
     parent_id=st.none() | IDS,
@@ -145,7 +148,8 @@ def strict(text: str) -> Any:
 @given(JOBS)
 def test_every_job_is_json_with_every_value_that_it_has(job: NewJob) -> None:
     sent = strict(job_json(job))
-    assert (sent["id"], sent["task"], sent["queue"], sent["priority"]) == (job.id, job.task, job.queue, job.priority)
+    assert (sent["id"], sent["task"] or GATHER) == (job.id, job.task)
+    assert (sent["queue"], sent["priority"]) == (job.queue, job.priority)
     assert (sent["args"], sent["kwargs"]) == (json.loads(job.args), json.loads(job.kwargs))
     for name in ("countdown", "expires_in", "unique_key", "ignore_result"):
         assert sent.get(name) == getattr(job, name)
@@ -157,7 +161,10 @@ def test_every_job_is_json_with_every_value_that_it_has(job: NewJob) -> None:
         text = getattr(job, name)
         assert sent.get(name) == (None if text is None else json.loads(text))
     assert sent.get("parent_id") == job.parent_id
-    assert sent.get("root_id") == (job.root_id if job.parent_id else None)
+    assert sent.get("root_id") == job.root_id
+    assert (sent.get("steps", []), sent.get("depth", 0)) == (list(job.steps), job.depth)
+    assert sent.get("place", 0) == (job.place if job.steps else 0)
+    assert (sent.get("waits", 0), sent.get("takes")) == (job.waits, job.takes if job.waits else None)
     assert (sent.get("known", False), sent.get("immutable", False)) == (job.known, job.immutable)
 
 

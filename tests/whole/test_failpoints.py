@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,8 +29,10 @@ import pytest
 from psycopg import sql
 
 from pgqueue import PgQueue
+from pgqueue.enqueueing import enqueue_plan
 from pgqueue.ids import new_id
 from pgqueue.statements import _CALLS
+from pgqueue.types import NewJob
 from pgqueue.worker.liveness import boot_identity
 
 APPS = Path(__file__).parent / "apps"
@@ -160,6 +162,8 @@ OF_CALLERS = {
     "enqueue_alike": "enqueue_many",
     "enqueue_alike bare": "the same, on a connection of ours",
     "enqueue": "both, with a unique key or an id of the caller's",
+    "enqueue_workflow": "chain, group, chord and app.workflow()",
+    "enqueue_workflow bare": "the same, on a connection of ours",
     "enqueue_linked": "both, with links",
     "children": "AsyncResult.children",
     "set_state": "Task.update_state",
@@ -332,6 +336,8 @@ def _wait(found: Callable[[], bool], what: str, timeout: float = 30.0) -> None:
 # -- the play ------------------------------------------------------------------------------------------------
 
 DONE, FAILED, REVOKED = frozenset({"SUCCESS"}), frozenset({"FAILURE"}), frozenset({"REVOKED"})
+#: Bodies of chords, and the members of their headers.
+CHORDS = {"gathered": ("plain", "aplain", "third_time", "forgotten"), "never": ("plain", "fails", "revoked")}
 #: How the jobs of each task end.
 ENDS: dict[str, frozenset[str]] = {
     "plain": DONE,
@@ -351,11 +357,13 @@ ENDS: dict[str, frozenset[str]] = {
     "linked": DONE,
     "linked_and_fails": FAILED,
     "followed": DONE,
+    "gathered": DONE,
+    "never": FAILED,
     "overdue": FAILED,
     "stuck": FAILED,
     "bad_hook": DONE,
 }
-_ASIDE = ("slow", "followed", "overdue", "stuck", "bad_hook")
+_ASIDE = ("slow", "followed", "gathered", "never", "overdue", "stuck", "bad_hook")
 MIXTURE = ("plain", "aplain", *(task for task in ENDS if task not in _ASIDE), "plain", "aplain")
 
 
@@ -392,6 +400,8 @@ class Play:
         else:
             for task in (*MIXTURE, *scenario.point.extra):
                 self._send(task)
+            for body, members in CHORDS.items():
+                self._send_chord(body, members)
             self._leave_behind()
         failpoints = scenario.failpoints(said)
         hit = nursery.start("hit", *POOLS[scenario.point.pool], folder=self.folder, failpoints=failpoints)
@@ -426,6 +436,16 @@ class Play:
         job = self.lane.sender.send_task(f"failing.{task}", args, **links).id
         self.tasks[job], self.ends[job] = task, ENDS[task]
         return job
+
+    def _send_chord(self, body: str, members: Sequence[str]) -> None:
+        """Enqueue a chord; its body has to run once, or never if a member does not succeed."""
+        last = new_id()
+        plan = [NewJob(last, f"failing.{body}", root_id=last, waits=len(members), takes="values")]
+        for place, task in enumerate(members):
+            plan.append(NewJob(new_id(), f"failing.{task}", root_id=last, steps=(last,), depth=1, place=place))
+        enqueue_plan(self.lane.sender, plan, None)
+        for job, task in zip(plan, (body, *members), strict=True):
+            self.tasks[job.id], self.ends[job.id] = task, ENDS[task]
 
     def _leave_behind(self) -> None:
         """Have a dead worker hold four jobs, and one that nobody ever knew a fifth."""
@@ -490,10 +510,22 @@ class Play:
                     wrong.append(f"{said}: it had to be {' or '.join(self.ends[job]) or 'nothing'}")
             if effects[job] != (pays and state == "SUCCESS"):
                 wrong.append(f"{said}: {effects[job]} effects")
+            if task == "never" and begun[job]:
+                wrong.append(f"{said}: a member had failed")
             if task == "once":
                 if begun[job] > 1 or (state == "FAILURE" and error != "WorkerLostError"):
                     wrong.append(f"{said}: it may start once, and fail for the loss of its worker alone")
-            elif task in ("plain", "aplain", "slow", "fails", "forgotten", "linked", "linked_and_fails", "followed"):
+            elif task in (
+                "plain",
+                "aplain",
+                "slow",
+                "fails",
+                "forgotten",
+                "linked",
+                "linked_and_fails",
+                "followed",
+                "gathered",
+            ):
                 # A process that dies also takes along what had ended and was not acknowledged yet: that is no crash.
                 point = self.scenario.point
                 dies = self.scenario.action in ("kill", "fail", "stop") or "stuck" in point.extra or bool(point.first)
@@ -505,7 +537,8 @@ class Play:
     def _remains(self) -> list[str]:
         """Return what is left over in the database and of the processes."""
         counts = {
-            table: self.lane.value(f"select count(*) from pgqueue.{table}") for table in ("job", "worker", "idle")
+            table: self.lane.value(f"select count(*) from pgqueue.{table}")
+            for table in ("job", "worker", "idle", "step")
         }
         wrong = [f"{rows} rows are left in {table}" for table, rows in counts.items() if rows]
         try:

@@ -123,8 +123,9 @@ begin
                   from unnest((v_done.step).steps) n (id));
         end loop;
         -- The parts of a step that has failed are kept: retry_workflow goes on from there.
+        -- Those of wide ones are left to prune: the body waits for this commit.
         delete from pgqueue.part t
-         where t.step = any(v_complete)
+         where t.step = any(array(select s.id from pgqueue.step s where s.id = any(v_complete) and s.members <= 100))
            and t.step <> all(array(select r.id from pgqueue.result r where r.id = any(v_complete) and r.state <> 'SUCCESS'));
         delete from pgqueue.step s where s.id = any(v_complete);
         v_parts := v_next;

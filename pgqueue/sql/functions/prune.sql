@@ -24,7 +24,7 @@ begin
      where (t.step, t.place) in (
            select o.step, o.place from pgqueue.part o
             where not exists (select from pgqueue.step s where s.id = o.step)
-              and not exists (select from pgqueue.result r where r.id = o.step)
+              and not exists (select from pgqueue.result r where r.id = o.step and r.state <> 'SUCCESS')
             limit p_limit for update skip locked);
     -- What was said of attempts that are over; a minute, so that none is taken for one that has just begun.
     delete from pgqueue.progress p

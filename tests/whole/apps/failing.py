@@ -144,6 +144,17 @@ def followed(self: ANY_TASK, given: str) -> None:
     begun(self)
 
 
+@app.task(bind=True)
+def gathered(self: ANY_TASK, values: list[int | None]) -> None:
+    begun(self)
+    assert values == [1, 1, 3, 1]
+
+
+@app.task(bind=True)
+def never(self: ANY_TASK, values: list[int]) -> None:
+    begun(self)
+
+
 class BadHook(app.Task):  # type: ignore[name-defined, misc]
     """Its hook fails when the success is committed."""
 

@@ -8,6 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from typing import Any, Protocol, cast
 
+from pgqueue.canvas import Signature
 from pgqueue.eager_result import EagerResult
 from pgqueue.enqueueing import aenqueue_plan, enqueue_plan
 from pgqueue.errors import InvalidOption
@@ -16,7 +17,6 @@ from pgqueue.options import check_text, shown
 from pgqueue.result import AsyncResult
 from pgqueue.result_set import ResultSet
 from pgqueue.serialization import decode, encode
-from pgqueue.signature import Signature
 from pgqueue.statements import Progress
 from pgqueue.types import READY_STATES, NewJob, State
 from pgqueue.waiting import Waiting
@@ -78,6 +78,10 @@ class Workflow:
             raise InvalidOption(f"the workflow has a step {name!r} already; give this one another name")
         if not isinstance(call, Signature):
             raise InvalidOption(f"step {name!r} needs a signature such as add.s(2, 3), not {shown(call)}")
+        if not call.single:
+            raise InvalidOption(
+                f"step {name!r} is one call, and {call!r:.80} is more: make a step of each of its parts"
+            )
         several = isinstance(after, Sequence) and not isinstance(after, str)
         given: list[object] = list(cast("Sequence[object]", after)) if several else [] if after is None else [after]
         names = tuple(self._name_of(name, one) for one in given)

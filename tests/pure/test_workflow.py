@@ -141,6 +141,7 @@ MISTAKES: dict[str, tuple[Callable[[Workflow, Any], object], str]] = {
     "itself": (lambda flow, call: flow.step("b", call("one"), after="b"), "no such step"),
     "name": (lambda flow, call: flow.step("", call("one")), "name must be a text of 1 to 100 characters"),
     "no signature": (lambda flow, call: flow.step("b", 5), "step 'b' needs a signature such as add.s"),
+    "canvas": (lambda flow, call: flow.step("b", call("one") | call("add")), "step 'b' is one call, and .* is more"),
     "no name": (lambda flow, call: flow.step("b", call("one"), after=[5]), "after= of step 'b' takes names of steps"),
     "number": (lambda flow, call: flow.step("b", call("one"), after=5), "after= of step 'b' takes names of steps"),
 }

@@ -499,7 +499,7 @@ def test_the_last_two_members_may_end_at_once(flow: Flow, open_queue: OpenQueue)
 
 
 def test_two_failures_that_meet_from_two_sides_do_not_deadlock(flow: Flow, open_queue: OpenQueue, dsn: str) -> None:
-    """Z waits for a, and by way of W for b; Q waits for b, and by way of P for a. In the order of their ids: Z Q P W."""
+    """Z waits for a, and by way of W for b; Q waits for b, and by way of P for a. Their ids are in the order ZQPW."""
     flow.ids |= dict(zip("ZQPW", sorted(new_id() for _ in range(4)), strict=True))
     flow.node("a", "Z", "P").node("b", "Q", "W").node("P", "Q", waits=1, place=1).node("W", "Z", waits=1, place=1)
     flow.node("Z", waits=2, takes="values").node("Q", waits=2, takes="values").start()

@@ -44,6 +44,7 @@ from pgqueue.statements import Statements
 from pgqueue.task import Task
 from pgqueue.tracer import current_context, current_name
 from pgqueue.types import NewJob
+from pgqueue.workflow import Workflow
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -425,6 +426,16 @@ class PgQueue:
             return self._applied(calls)
         jobs, knows = jobs_of(calls)
         return await aenqueue(self, jobs, knows, connection)
+
+    def workflow(self) -> Workflow:
+        """Return a workflow without a step: calls with names, each after others (see `Workflow.step`).
+
+        flow = app.workflow()
+        fetch = flow.step("fetch", download.s(url))
+        flow.step("resize", resize.s(100), after=fetch)
+        flow.apply_async()
+        """
+        return Workflow(self)
 
     def enqueue(self, job: NewJob, connection: object = None, **handle: Any) -> Handle[Any]:
         """Enqueue one job that has been checked and encoded; `delay` and its kin end here."""

@@ -79,6 +79,51 @@ class Status(NamedTuple):
     crashes: int | None = None
 
 
+class Progress(NamedTuple):
+    """How far a workflow is: its jobs and steps in all, and how many of them are where."""
+
+    total: int
+    done: int
+    failed: int
+    running: int
+    waiting: int
+
+
+class WorkflowSummary(NamedTuple):
+    """One workflow: a row of the function `workflows`. `id` is its root, `task` that of the root, or of some job."""
+
+    id: str
+    task: str | None
+    total: int
+    done: int
+    failed: int
+    running: int
+    waiting: int
+    made_at: datetime
+    last_at: datetime | None
+
+
+class WorkflowNode(NamedTuple):
+    """A job or a step of a workflow: a row of the function `workflow_nodes`; `error` is a JSON text.
+
+    `name` is what `app.workflow()` calls it. One without a task gathers the values of `members` others.
+    """
+
+    id: str
+    name: str | None
+    task: str | None
+    state: str
+    steps: list[str]
+    parent_id: str | None
+    waits: int
+    members: int
+    runtime: float | None
+    made_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: str | None
+
+
 class Observed(NamedTuple):
     """What one worker sees of another: a row of the function `observe`."""
 
@@ -198,6 +243,18 @@ _CALLS = {
     "children": "select id::text from pgqueue.children($1::text::uuid) as id",
     "forget": "select pgqueue.forget($1::text::uuid)",
     "revoke": "select pgqueue.revoke($1::text::uuid)",
+    "progress": """
+        select w.total, w.done, w.failed, w.running, w.waiting
+          from pgqueue.workflow w where w.id = $1::text::uuid""",
+    "workflows": """
+        select id::text, task, total, done, failed, running, waiting, made_at, last_at
+          from pgqueue.workflows($1, $2)""",
+    "workflow_nodes": """
+        select id::text, name, task, state, steps::text[], parent_id::text, waits, members, runtime, made_at,
+               started_at, finished_at, error::text
+          from pgqueue.workflow_nodes($1::text::uuid)""",
+    "retry_workflow": "select pgqueue.retry_workflow($1::text::uuid)",
+    "revoke_workflow": "select pgqueue.revoke_workflow($1::text::uuid)",
     "prune": "select pgqueue.prune($1::float8 * interval '1 second', $2)",
     "purge": "select pgqueue.purge($1::text[], $2)",
     "wait_for": "select pgqueue.wait_for($1::text::uuid, $2::text::uuid, $3)",
@@ -353,6 +410,22 @@ class Statements:
 
     def revoke(self, job: str) -> Statement[str]:
         return self._make("revoke", (job,), _first)
+
+    def progress(self, root: str) -> Statement[Progress]:
+        """Answers nothing where no workflow has this root."""
+        return self._make("progress", (root,), Progress._make)
+
+    def workflows(self, limit: int, *, failed: bool = False) -> Statement[WorkflowSummary]:
+        return self._make("workflows", (limit, failed), WorkflowSummary._make)
+
+    def workflow_nodes(self, root: str) -> Statement[WorkflowNode]:
+        return self._make("workflow_nodes", (root,), WorkflowNode._make)
+
+    def retry_workflow(self, root: str) -> Statement[int]:
+        return self._make("retry_workflow", (root,), _first)
+
+    def revoke_workflow(self, root: str) -> Statement[int]:
+        return self._make("revoke_workflow", (root,), _first)
 
     def prune(self, keep_seconds: float, limit: int) -> Statement[int]:
         return self._make("prune", (keep_seconds, limit), _first)

@@ -21,6 +21,7 @@ COMMANDS = {
     "call": ("pgqueue.cli.calls:call", "Enqueue a call of a task."),
     "result": ("pgqueue.cli.calls:result", "Show what became of a job."),
     "purge": ("pgqueue.cli.calls:purge", "Delete the waiting jobs of queues."),
+    "workflows": ("pgqueue.cli.workflows:workflows", "List, show, draw, retry and revoke workflows."),
     "status": ("pgqueue.cli.inspect:status", "List the workers that are online."),
     "sql": ("pgqueue.cli.inspect:sql", "Run or print one of the inspection queries."),
     "psql": ("pgqueue.cli.inspect:psql", "Open psql on the database."),

@@ -13,7 +13,6 @@ from pgqueue.cli.context import Context, pass_context
 from pgqueue.errors import InvalidArguments, InvalidOption
 
 if TYPE_CHECKING:
-    from pgqueue.app import PgQueue
     from pgqueue.result import AsyncResult
 
 _TIMED_OUT = 4
@@ -40,7 +39,7 @@ def call(
 
     With -A the task is looked up and its arguments are checked; without, any name is taken.
     """
-    app = _app(context)
+    app = context.any_app()
     if context.app_name is not None:
         app.task_named(task)
     given = {name: value for name, value in options.items() if value is not None}
@@ -74,7 +73,7 @@ def result(context: Context, job: str, show_traceback: bool, wait: float | None,
     from pgqueue.errors import ResultTimeout, UnknownJob
     from pgqueue.types import READY_STATES, State
 
-    app = _app(context)
+    app = context.any_app()
     handle = app.AsyncResult(job)
     code = 0
     try:
@@ -103,7 +102,7 @@ def result(context: Context, job: str, show_traceback: bool, wait: float | None,
 @pass_context
 def purge(context: Context, queues: str, force: bool) -> int:
     """Delete the waiting jobs of queues, for good; running ones stay."""
-    app = _app(context)
+    app = context.any_app()
     if not force:
         if not sys.stdin.isatty():
             raise InvalidOption("purge deletes jobs for good: say --force where nobody can be asked")
@@ -114,16 +113,6 @@ def purge(context: Context, queues: str, force: bool) -> int:
     click.echo(f"{total} jobs deleted.")
     app.close()
     return 0
-
-
-def _app(context: Context) -> PgQueue:
-    """Return the app that is named, or one without tasks for the database that is."""
-    if context.app_name is not None:
-        return context.load_app()
-    # Imported here because `--help` does without the engine.
-    from pgqueue.app import PgQueue
-
-    return PgQueue("cli", dsn=context.dsn(), schema=context.schema)
 
 
 def _json(option: str, text: str, wanted: type) -> Any:

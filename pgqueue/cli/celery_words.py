@@ -505,6 +505,7 @@ SECTIONS: dict[str, Section] = {
         ("task.adelay task.aapply_async task.aupdate_state app.asend_task app.aclose AsyncResult.aget ResultSet.aget "
          "signature.adelay signature.aapply_async", NEW, "The same for coroutines."),
         ("task.trace", NEW, "One attempt here and now, for tests."),
+        ("app.workflow", NEW, "Calls with names, each after any number of others: see [workflows.md](workflows.md)."),
         ("app.load_tasks app.task_named app.configure app.name", NEW, "Of the app."),
         ("app.queues app.default_queue", NEW, "Queues of the app."),
         ("AsyncResult.created AsyncResult.ignored AsyncResult.errors AsyncResult.crashes AsyncResult.attempt "

@@ -63,6 +63,15 @@ class Context:
             self._app = app
         return self._app
 
+    def any_app(self) -> PgQueue:
+        """Return the app that is named, or one without tasks for the database that is."""
+        if self.app_name is not None:
+            return self.load_app()
+        # Imported here because `--help` does without the engine.
+        from pgqueue.app import PgQueue
+
+        return PgQueue("cli", dsn=self.dsn(), schema=self.schema)
+
     def dsn(self) -> str:
         """Return the DSN: --dsn, else that of the app if one is named, else PGQUEUE_DSN, DATABASE_URL, or PG*."""
         app = self.load_app() if self.given_dsn is None and self.app_name is not None else None

@@ -27,7 +27,7 @@ _ROWS = (
     {"canvas"},
     {"calling"},
     {"enqueueing"},
-    {"task"},
+    {"task", "workflow"},
     {"decorators", "shared"},
     {"app"},
     {"worker"},

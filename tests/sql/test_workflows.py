@@ -498,6 +498,25 @@ def test_the_last_two_members_may_end_at_once(flow: Flow, open_queue: OpenQueue)
     assert flow.waiting() == {"body": [["m0", "m1"]]}
 
 
+def test_two_failures_that_meet_from_two_sides_do_not_deadlock(flow: Flow, open_queue: OpenQueue, dsn: str) -> None:
+    """Z waits for a, and by way of W for b; Q waits for b, and by way of P for a. Their ids are in the order ZQPW."""
+    flow.ids |= dict(zip("ZQPW", sorted(new_id() for _ in range(4)), strict=True))
+    flow.node("a", "Z", "P").node("b", "Q", "W").node("P", "Q", waits=1, place=1).node("W", "Z", waits=1, place=1)
+    flow.node("Z", waits=2, takes="values").node("Q", waits=2, takes="values").start()
+    claims = {claim["task"]: claim for claim in flow.queue.claim()}
+    holder, one, two = open_queue(dsn), open_queue(dsn), open_queue(dsn)
+    holder.connection.execute("begin")
+    holder.rows("select id from pgqueue.step where id = any(%s::uuid[]) for update", [flow.id("P"), flow.id("W")])
+    with ThreadPoolExecutor(2) as pool:
+        ends = []
+        for queue, name in ((one, "a"), (two, "b")):
+            ends.append(pool.submit(queue.end, claims[name], "FAILURE", worker=flow.queue.worker, error=ERROR))
+            wait_until_blocked(flow.queue, queue)
+        holder.connection.execute("commit")
+        assert [end.result() for end in ends] == [True, True]
+    assert set(flow.states().values()) == {"FAILURE"}
+
+
 def test_a_member_that_is_rolled_back_has_not_counted(flow: Flow) -> None:
     chord(flow, 1)
     (claim,) = flow.queue.claim()

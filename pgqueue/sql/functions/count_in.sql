@@ -25,6 +25,22 @@ declare
     v_calls json[] := '{}';
     v_errbacks json[] := '{}';
 begin
+    -- All that waits behind a failure may end with it. It is locked at once and in one order: two failures that meet
+    -- from two sides would deadlock, since each locks what the other one comes to.
+    if exists (select from unnest(p_parts) p where p.state <> 'SUCCESS') then
+        perform from pgqueue.step s
+          where s.id = any(array(
+                with recursive behind (id) as (
+                    select p.step from unnest(p_parts) p where p.state <> 'SUCCESS'
+                     union
+                    select n.id from behind b
+                     cross join lateral unnest((select s.steps from pgqueue.step s where s.id = b.id)) n (id)
+                )
+                select b.id from behind b
+                 union
+                select p.step from unnest(p_parts) p))
+          order by s.id for update;
+    end if;
     while cardinality(v_parts) > 0 loop
         v_steps := array(select distinct p.step from unnest(v_parts) p);
         -- In one order, so that two who count in the same steps cannot deadlock.

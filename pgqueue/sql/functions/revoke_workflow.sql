@@ -12,7 +12,12 @@ declare
     v_count integer;
 begin
     -- Jobs before steps, as whoever acknowledges them does.
-    v_jobs := array(select j.id from pgqueue.job j where j.root_id = p_root or j.id = p_root order by j.id for update);
+    v_jobs := array(select j.id from pgqueue.job j
+                     -- In two looks: an OR of the two would be a walk over the whole table.
+                     where j.id = any(array(select o.id from pgqueue.job o where o.root_id = p_root
+                                             union
+                                            select o.id from pgqueue.job o where o.id = p_root))
+                     order by j.id for update);
     with gone as (
         delete from pgqueue.step s
          where s.id = any(array(select o.id from pgqueue.step o where o.root_id = p_root order by o.id for update))

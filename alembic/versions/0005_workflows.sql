@@ -90,7 +90,11 @@ select w.root_id as id, count(*) as total, count(*) filter (where w.at = 'done')
        select s.root_id, 'waiting', s.made_at, null from pgqueue.step s where s.task is not null
         union all
        select r.root_id, case when r.state in ('SUCCESS', 'IGNORED') then 'done' else 'failed' end, r.enqueued_at, r.finished_at
-         from pgqueue.result r where r.root_id is not null and r.task <> 'pg' || 'queue.gather'
+         from pgqueue.result r
+        where r.root_id is not null and r.task <> 'pg' || 'queue.gather'
+          -- In a second life it is in two of them.
+          and not exists (select from pgqueue.job j where j.id = r.id)
+          and not exists (select from pgqueue.step s where s.id = r.id)
        ) w
  group by w.root_id;
 

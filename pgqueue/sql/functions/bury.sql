@@ -79,6 +79,7 @@ begin
                priority = excluded.priority, state = excluded.state, task = excluded.task, queue = excluded.queue,
                args = excluded.args, kwargs = excluded.kwargs, headers = excluded.headers,
                options = excluded.options, history = excluded.history, steps = excluded.steps, value = null, error = excluded.error
+        returning r.id
     ), member as (
         select row(s.step, e.place, e.id, e.state, e.id, e.depth, null, p_error)::pgqueue.part as part
           from ended e cross join lateral unnest(e.steps) s (step)
@@ -92,7 +93,9 @@ begin
     select v.id, v.task, v.state
       from verdict v, pgqueue.call_idle(array(select b.queue from verdict b where b.state = 'PENDING')) called,
            pgqueue.enqueue_errbacks((select json_agg(r.call) from report r)) reported,
-           pgqueue.keep_calls(array(select e.job from ended e where e.root_id is not null)) kept,
+           pgqueue.keep_calls(array(
+               -- After their results are there.
+               select e.job from ended e join stored s on s.id = e.id where e.root_id is not null)) kept,
            pgqueue.count_in(array(select m.part from member m)) counted;
 
     if exists (select from pgqueue.progress) then

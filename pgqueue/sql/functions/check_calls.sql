@@ -37,6 +37,8 @@ begin
                              then 'has kwargs that are not a JSON object'
                         when length(i.item ->> 'queue') not between 1 and 100
                              then 'has a queue that is not of 1 to 100 characters'
+                        when length(i.item ->> 'unique_key') not between 1 and 500
+                             then 'has a unique_key that is not of 1 to 500 characters'
                         when i.item ->> 'priority' !~ '^[0-9]$' then 'has a priority that is not 0 to 9'
                         when i.item ->> 'id' !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
                              then 'has an id that is not a UUID'

@@ -5,6 +5,7 @@ language sql immutable parallel safe set search_path = pg_catalog, pg_temp
 as $$
     select ('[' || coalesce(string_agg(u.items, ',' order by u.n), '') || ']')::json
       from (select a.n, btrim(substring(a.list from 2 for length(a.list) - 2), E' \t\n\r') as items
-              from (values (1, btrim(p_first::text, E' \t\n\r')), (2, btrim(p_second::text, E' \t\n\r'))) a (n, list)) u
+              from (values (1, nullif(btrim(p_first::text, E' \t\n\r'), 'null')),
+                           (2, nullif(btrim(p_second::text, E' \t\n\r'), 'null'))) a (n, list)) u
      where u.items <> '';
 $$;

@@ -19,10 +19,16 @@ begin
            coalesce(v_call.priority, 5), p_state, coalesce(p_step.task, 'pg' || 'queue.gather'),
            coalesce(v_call.queue, 'default'), coalesce(v_call.args, '[]'), coalesce(v_call.kwargs, '{}'), v_call.headers,
            v_call.options, p_step.steps, p_value, p_error,
-           -- Of a key that stands twice in an object the last one counts.
-           case when p_state <> 'SUCCESS' then (left(rtrim(p_step.call::text), -1) || ',' || substring(json_build_object(
-               'steps', p_step.steps, 'place', p_step.place, 'depth', p_step.depth, 'waits', p_step.members)::text from 2))::json end)
-        on conflict (id) do nothing;
+           case when p_state <> 'SUCCESS' then pgqueue.json_with(p_step.call, json_build_object(
+               'steps', p_step.steps, 'place', p_step.place, 'depth', p_step.depth, 'waits', nullif(p_step.members, 0))) end)
+        on conflict (id) do update
+       set enqueued_at = excluded.enqueued_at, claimed_at = null, finished_at = excluded.finished_at, worker = null,
+           root_id = excluded.root_id, parent_id = excluded.parent_id, attempt = greatest(r.attempt, excluded.attempt),
+           runtime = null, priority = excluded.priority, state = excluded.state, task = excluded.task,
+           queue = excluded.queue, args = excluded.args, kwargs = excluded.kwargs, headers = excluded.headers,
+           options = excluded.options, history = null, steps = excluded.steps, value = excluded.value,
+           error = excluded.error, again = excluded.again
+     where r.state <> 'SUCCESS';
     perform pg_notify('pgqueue.done', w.job::text)
        from (select distinct w.job from pgqueue.waiter w where w.job = p_step.id) w;
 end

@@ -90,7 +90,7 @@ begin
     if cardinality(v_known) > 0 then
         -- A second life goes on counting, so that a worker left over from the first has no valid fence.
         update pgqueue.job j
-           set attempt = coalesce((select r.attempt from pgqueue.result r where r.id = j.id), j.attempt)
+           set attempt = greatest((select r.attempt from pgqueue.result r where r.id = j.id), j.attempt)
          where j.id = any(v_known);
         with repeated as (
             delete from pgqueue.job j

@@ -1,38 +1,31 @@
--- Enqueue jobs for which steps may wait. One that has succeeded before, under the id that its caller chose, is not run
--- again, and counts at once. Answers NULL, or the id of a job that stands in the way of one of them by its unique_key.
---   select pgqueue.enqueue_members('[{"id": "<job>", "task": "shop.pack", "steps": ["<step>"], "place": 0}]');
-create or replace function pgqueue.enqueue_members(p_calls json) returns uuid
+-- Enqueue jobs for which steps may wait. Answers
+--   other: a job that stands in the way of one of them: it has its unique_key, or its id and is waited for by others.
+--   parts: what counts at once, for count_in: who has succeeded before, under an id that its caller chose, is not run again.
+--   select * from pgqueue.enqueue_members('[{"id": "<job>", "task": "shop.pack", "steps": ["<step>"], "place": 0}]');
+create or replace function pgqueue.enqueue_members(p_calls json, out other uuid, out parts pgqueue.part[])
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
-    v_given uuid[];
-    v_found uuid[];
-    v_parts pgqueue.part[];
-    v_other uuid;
+    v_not uuid[];
 begin
-    select array_agg((e.call ->> 'id')::uuid order by e.n) into v_given
-      from json_array_elements(p_calls) with ordinality as e (call, n);
-    select array_agg(e.id order by e.n) into v_found
-      from pgqueue.enqueue_many(p_calls) with ordinality as e (id, created, n);
-    if v_given <> v_found then
-        select f.id into v_other
-          from unnest(v_given, v_found) as f (given, id)
-         where f.given is distinct from f.id limit 1;
+    select array_agg(c.given) filter (where c.given = e.id and not e.created),
+           (array_agg(e.id order by e.n) filter (where c.given <> e.id))[1]
+      into v_not, other
+      from pgqueue.enqueue_many(p_calls) with ordinality as e (id, created, n)
+      join (select a.n, (a.call ->> 'id')::uuid as given
+              from json_array_elements(p_calls) with ordinality as a (call, n)) c on c.n = e.n;
+    if v_not is null then
+        return;
     end if;
-    if strpos(p_calls::text, '"known"') = 0 then  -- fresh ids
-        return v_other;
-    end if;
-    -- What enqueue_many has not created has succeeded already.
-    select array_agg(row(s.step, coalesce(c.place, 0), c.id, 'SUCCESS', null, coalesce(c.depth, 0), r.value, null)::pgqueue.part)
-      into v_parts
-      from json_to_recordset(p_calls) as c (id uuid, known boolean, steps uuid[], place integer, depth smallint)
-     cross join lateral unnest(c.steps) s (step)
-     cross join lateral (select r.value from pgqueue.result r where r.id = c.id and r.state = 'SUCCESS') r
-     where c.known and not exists (select from pgqueue.job j where j.id = c.id);
-    if v_parts is not null then
-        perform pgqueue.count_in(v_parts);
-    end if;
-    return v_other;
+    select coalesce(other, (array_agg(c.id) filter (where r.id is null and j.steps is distinct from c.steps))[1]),
+           array_agg(row(s.step, coalesce(c.place, 0), c.id, 'SUCCESS', null, coalesce(c.depth, 0), r.value, null)::pgqueue.part)
+               filter (where r.id is not null and s.step is not null)
+      into other, parts
+      from json_to_recordset(p_calls) as c (id uuid, steps uuid[], place integer, depth smallint)
+      left join lateral (select o.id, o.value from pgqueue.result o where o.id = c.id and o.state = 'SUCCESS') r on true
+      left join lateral (select o.steps from pgqueue.job o where o.id = c.id) j on true
+      left join lateral unnest(c.steps) s (step) on true
+     where c.id = any(v_not);
 end
 $$;

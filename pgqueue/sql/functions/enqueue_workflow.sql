@@ -19,7 +19,9 @@ declare
     v_now timestamptz := pgqueue.clock();
     v_first uuid := coalesce(p_steps -> 0 ->> 'id', p_jobs -> 0 ->> 'id')::uuid;
     v_calls json;
-    v_id uuid;
+    v_other uuid;
+    v_parts pgqueue.part[];
+    v_count integer;
 begin
     if p_durable and current_setting('synchronous_commit') in ('off', 'local') then
         perform set_config('synchronous_commit', 'on', true);
@@ -34,7 +36,13 @@ begin
     select json_agg(e.call order by e.n) into v_calls
       from json_array_elements(p_steps) with ordinality as e (call, n)
      where e.call ->> 'task' is not null;
-    perform pgqueue.check_calls(v_calls, 'steps') where v_calls is not null;
+    if v_calls is not null then
+        perform pgqueue.check_calls(v_calls, 'steps');
+        -- What cannot be read as enqueue_many will read it is better found out now.
+        perform count(g) from json_to_recordset(v_calls) as g (
+            id uuid, priority smallint, eta timestamptz, countdown double precision, expires timestamptz,
+            expires_in double precision, parent_id uuid, ignore_result boolean, time_limit real, soft_time_limit real);
+    end if;
 
     insert into pgqueue.step (id, made_at, root_id, steps, members, waits, place, depth, takes, task, call)
     select s.id, v_now, s.root_id, s.steps, s.waits, s.waits, coalesce(s.place, 0), coalesce(s.depth, 0::smallint),
@@ -42,14 +50,21 @@ begin
       from json_array_elements(p_steps) e (call)
      cross join lateral json_to_record(e.call) as s (
            id uuid, root_id uuid, steps uuid[], waits integer, place integer, depth smallint, takes text, task text)
-     order by s.id;
+     order by s.id
+        on conflict do nothing;
+    get diagnostics v_count = row_count;
+    if v_count <> json_array_length(p_steps) then
+        raise exception 'a step with one of these ids waits already' using errcode = 'PQ002',
+            hint = 'Give each call of a workflow an id of its own, or none.';
+    end if;
 
     if json_array_length(p_jobs) > 0 then
-        v_id := pgqueue.enqueue_members(p_jobs);
-        if v_id is not null then
-            raise exception 'job % has this unique_key already, so the call cannot be part of a workflow', v_id
-                using errcode = 'PQ002', hint = 'Leave out the unique_key, or wait until that job has ended.';
+        select m.other, m.parts into v_other, v_parts from pgqueue.enqueue_members(p_jobs) m;
+        if v_other is not null then
+            raise exception 'job % stands in the way of a call of the workflow: it has not ended, and has its unique_key or its id', v_other
+                using errcode = 'PQ002', hint = 'Leave out unique_key and task_id, or wait until that job has ended.';
         end if;
+        perform pgqueue.count_in(v_parts) where v_parts is not null;
     end if;
 end
 $$;

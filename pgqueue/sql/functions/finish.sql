@@ -88,9 +88,15 @@ begin
            (select array_agg(e.followed) from ended e where (e.followed).id is not null),
            (select array_agg(row(s.step, e.place, e.id, e.state, case when e.state not in ('SUCCESS', 'IGNORED') then e.id end,
                                  e.depth, e.value, case when e.state <> 'SUCCESS' then e.error end)::pgqueue.part)
-              from (select e.id, e.steps, e.place, e.depth, o.value, coalesce(o.error, e.error) as error,
-                           case when o.state in ('RETRY', 'RELEASED', 'REQUEUE', 'REPLACED') then 'REVOKED' else o.state end as state
+              from (select e.id, e.steps, e.place, e.depth, coalesce(o.error, e.error) as error,
+                           coalesce(r.value, o.value) as value,
+                           case when o.state in ('RETRY', 'RELEASED', 'REQUEUE', 'REPLACED') then 'REVOKED'
+                                when r.id is not null then 'SUCCESS' else o.state end as state
                       from ended e join outcome o on o.id = e.id and o.attempt = e.attempt
+                      -- Not run, as it had succeeded before: see claim.
+                      left join lateral (select r.id, r.value from pgqueue.result r
+                                          where o.state = 'IGNORED' and o.keep is false and r.id = e.id and r.state = 'SUCCESS'
+                                          limit 1) r on true
                      where e.steps is not null) e
              cross join lateral unnest(e.steps) s (step)),
            (select array_agg(o.id) from outcome o where ((o.id, o.attempt) in (select e.id, e.attempt from ended e)) is not true)

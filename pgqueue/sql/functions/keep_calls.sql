@@ -10,7 +10,7 @@ declare
 begin
     foreach v_job in array p_ended loop
         update pgqueue.result r
-           set again = json_strip_nulls(json_build_object(
+           set again = pgqueue.without_nulls(json_build_object(
                    'links', v_job.links, 'errbacks', v_job.errbacks, 'steps', v_job.steps, 'place', v_job.place,
                    'depth', v_job.depth, 'unique_key', v_job.unique_key, 'ignore_result', v_job.ignore_result,
                    'time_limit', v_job.time_limit, 'soft_time_limit', v_job.soft_time_limit))

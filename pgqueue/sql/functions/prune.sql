@@ -20,12 +20,17 @@ begin
     delete from pgqueue.idle i where i.until < v_before + p_keep;
     delete from pgqueue.saved_group g where g.saved_at < v_before;
     -- What is left of workflows that failed and whose results are gone.
+    -- Step by step, so that nobody walks over all the parts of those that live.
+    with recursive step (id) as (
+        (select p.step from pgqueue.part p order by p.step limit 1)
+         union all
+        select (select p.step from pgqueue.part p where p.step > s.id order by p.step limit 1) from step s where s.id is not null
+    )
     delete from pgqueue.part t
-     where (t.step, t.place) in (
-           select o.step, o.place from pgqueue.part o
-            where not exists (select from pgqueue.step s where s.id = o.step)
-              and not exists (select from pgqueue.result r where r.id = o.step and r.state <> 'SUCCESS')
-            limit p_limit for update skip locked);
+     where t.step = any(array(
+           select s.id from step s
+            where not exists (select from pgqueue.step o where o.id = s.id)
+              and not exists (select from pgqueue.result r where r.id = s.id and r.state <> 'SUCCESS')));
     -- What was said of attempts that are over; a minute, so that none is taken for one that has just begun.
     delete from pgqueue.progress p
      where p.job = any(array(

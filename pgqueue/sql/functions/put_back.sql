@@ -23,7 +23,10 @@ begin
         delete from pgqueue.job j
          where j.id = v_new.id and j.worker = p_worker and j.attempt = v_new.attempt
         returning j.* into v_job;
-        if found then
+        if found and v_job.revoked then  -- just now: it is there again, to be revoked by whoever has called this
+            insert into pgqueue.job select (v_job).*;
+            update pgqueue.job j set worker = null, claimed_at = null where j.id = v_job.id returning j.* into v_job;
+        elsif found then
             v_plan := pgqueue.plan_in_place(v_job, v_new.plan);
             perform pgqueue.enqueue_workflow(
                 (select coalesce(json_agg(e.call), '[]') from json_array_elements(v_plan) e (call) where e.call ->> 'waits' is not null),

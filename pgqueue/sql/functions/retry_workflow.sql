@@ -1,6 +1,6 @@
 -- Go on with a workflow where it has failed: its jobs that ended as FAILURE, REVOKED or REJECTED are enqueued again, under
 -- their ids, and whatever ended because of them waits again. What has succeeded stays as it is. Answers how many jobs were
--- enqueued; 0: nothing of it has failed, or its results are gone.
+-- enqueued; 0: nothing of it has failed. Raises PQ002 where it cannot come to its end any more, because results are gone.
 --   select pgqueue.retry_workflow('<root>');
 create or replace function pgqueue.retry_workflow(p_root uuid) returns integer
 language plpgsql volatile
@@ -12,7 +12,15 @@ declare
     v_parts pgqueue.part[];
     v_calls json;
     v_other uuid;
+    v_steps uuid[];
+    v_job record;
 begin
+    -- Jobs first, as whoever acknowledges them does: what is being acknowledged now is seen then.
+    perform from pgqueue.job j
+      where j.id = any(array(select o.id from pgqueue.job o where o.root_id = p_root
+                              union
+                             select o.id from pgqueue.job o where o.id = p_root))
+      order by j.id for update;
     with gone as (
         delete from pgqueue.result r
          where r.id = any(array(
@@ -34,17 +42,31 @@ begin
            steps uuid[], waits integer, place integer, depth smallint, takes text, task text)
      where a.waits > 0;
 
-    select json_agg((left(json_strip_nulls(json_build_object(
-               'id', f.id, 'task', f.task, 'queue', f.queue, 'priority', f.priority, 'headers', f.headers,
-               'options', f.options, 'parent_id', f.parent_id, 'root_id', p_root, 'attempt', f.attempt, 'checked', true))::text, -1)
-           -- Their texts, so that no number in them changes.
-           || ',"args":' || f.args || ',"kwargs":' || f.kwargs
-           || case when f.again::text = '{}' then '}' else ',' || substring(f.again::text from 2) end)::json)
+    v_steps := array(select f.id from unnest(v_failed) f where f.again ->> 'waits' is not null);
+    -- A member that is run again counts once more in steps that still wait.
+    for v_job in
+        select s.id as step, coalesce((f.again ->> 'place')::integer, 0) as place
+          from unnest(v_failed) f
+         cross join lateral unnest(f.steps) s (id)
+         where s.id <> all(v_steps)
+         order by s.id
+    loop
+        perform from pgqueue.step s where s.id = v_job.step for update;
+        delete from pgqueue.part t where t.step = v_job.step and t.place = v_job.place and t.state <> 'SUCCESS';
+        if found then
+            update pgqueue.step s set waits = s.waits + 1 where s.id = v_job.step;
+        end if;
+    end loop;
+
+    select json_agg(pgqueue.json_with(pgqueue.without_nulls(json_build_object(
+               'id', f.id, 'task', f.task, 'queue', f.queue, 'priority', f.priority, 'headers', f.headers, 'args', f.args,
+               'kwargs', f.kwargs, 'options', f.options, 'parent_id', f.parent_id, 'root_id', p_root,
+               'attempt', f.attempt, 'checked', true)), f.again))
       into v_calls
       from unnest(v_failed) f
      where f.again ->> 'waits' is null;
     if v_calls is not null then
-        v_other := pgqueue.enqueue_members(v_calls);
+        select m.other into v_other from pgqueue.enqueue_members(v_calls) m;
         if v_other is not null then
             raise exception 'job % has the unique_key of one that failed, and has not ended', v_other
                 using errcode = 'PQ002', hint = 'Wait until it has ended, and try again.';
@@ -53,14 +75,21 @@ begin
 
     -- What members had come to counts anew, but for those that are run again.
     with gone as (
-        delete from pgqueue.part t
-         where t.step = any(array(select f.id from unnest(v_failed) f where f.again ->> 'waits' is not null))
-        returning t
+        delete from pgqueue.part t where t.step = any(v_steps) returning t
     )
     select array_agg(g.t) into v_parts from gone g where (g.t).state in ('SUCCESS', 'IGNORED');
-    if v_parts is not null then
-        perform pgqueue.count_in(v_parts);
+    select s.id into v_other
+      from pgqueue.step s
+     where s.id = any(v_steps)
+       and s.members > (select count(*) from unnest(v_parts) p where p.step = s.id)
+                       + (select count(*) from pgqueue.job j where j.root_id = p_root and s.id = any(j.steps))
+                       + (select count(*) from pgqueue.step o where o.root_id = p_root and s.id = any(o.steps))
+     limit 1;
+    if found then
+        raise exception 'step % would wait for ever: the result of one of its members is gone, or was not kept', v_other
+            using errcode = 'PQ002', hint = 'Enqueue the workflow anew.';
     end if;
+    perform pgqueue.count_in(v_parts) where v_parts is not null;
     return coalesce(json_array_length(v_calls), 0);
 end
 $$;

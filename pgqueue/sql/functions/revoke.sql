@@ -22,6 +22,10 @@ begin
                       from unnest(v_step.steps) n (id)));
             return 'REVOKED';
         end if;
+        -- The commit that was waited for may have made a job of the step.
+        select * into v_job from pgqueue.job j where j.id = p_job for update;
+    end if;
+    if v_job.id is null then
         select r.state into v_state from pgqueue.result r where r.id = p_job;
         return coalesce(v_state, 'UNKNOWN');
     elsif v_job.worker is not null then

@@ -24,7 +24,11 @@ begin
         returning s
     )
     select count(pgqueue.end_step(g.s, 'REVOKED', v_error, null)) into v_count from gone g;
-    perform pgqueue.revoke(j.id) from unnest(v_jobs) j (id);
+    -- Steps that became jobs while the statements above waited, too.
+    v_jobs := array(select j.id from unnest(v_jobs) j (id)
+                     union
+                    select j.id from pgqueue.job j where j.root_id = p_root);
+    perform pgqueue.revoke(j.id) from (select j.id from unnest(v_jobs) j (id) order by j.id) j;
     return v_count + cardinality(v_jobs);
 end
 $$;

@@ -25,12 +25,12 @@ begin
                 on p.job = j.id and p.attempt = j.attempt and p.worker is not distinct from j.worker
              where j.id = p_job
              union all
-            select 2, r.state, r.value, r.error, r.task, r.queue, r.args, r.kwargs, r.retries, r.attempt, r.worker, r.finished_at,
+            select 3, r.state, r.value, r.error, r.task, r.queue, r.args, r.kwargs, r.retries, r.attempt, r.worker, r.finished_at,
                    r.parent_id, r.root_id, r.history, r.options, r.headers, r.enqueued_at, r.crashes
               from pgqueue.result r where r.id = p_job
              union all
             -- It is enqueued when those for which it waits have succeeded.
-            select 3, 'PENDING', null, null, coalesce(s.task, 'pg' || 'queue.gather'), coalesce(c.queue, 'default'),
+            select 2, 'PENDING', null, null, coalesce(s.task, 'pg' || 'queue.gather'), coalesce(c.queue, 'default'),
                    coalesce(c.args, '[]'), coalesce(c.kwargs, '{}'), 0, 0, null, null, c.parent_id, s.root_id, null,
                    c.options, c.headers, s.made_at, 0
               from pgqueue.step s

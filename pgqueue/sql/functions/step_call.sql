@@ -4,12 +4,11 @@
 create or replace function pgqueue.step_call(p_step pgqueue.step, p_values json, p_parent uuid) returns json
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
-    -- Of a key that stands twice in an object the last one counts, so these replace what the call says itself.
-    select (left(rtrim(p_step.call::text), -1) || ',' || substring(json_build_object(
-               'id', p_step.id, 'known', true, 'resent', true, 'checked', true,
-               'args', case p_step.takes when 'nothing' then coalesce(p_step.call -> 'args', '[]')
+    select pgqueue.json_with(p_step.call, json_build_object(
+               'id', p_step.id, 'known', true, 'checked', true,
+               'args', case p_step.takes when 'nothing' then pgqueue.concat_arrays(null, p_step.call -> 'args')
                             when 'value' then pgqueue.concat_arrays(p_values, p_step.call -> 'args')
                             else pgqueue.concat_arrays(json_build_array(p_values), p_step.call -> 'args') end,
                'parent_id', p_parent, 'root_id', p_step.root_id, 'steps', p_step.steps, 'place', p_step.place,
-               'depth', p_step.depth)::text from 2))::json;
+               'depth', p_step.depth));
 $$;

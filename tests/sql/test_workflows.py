@@ -526,3 +526,270 @@ def test_a_member_that_is_rolled_back_has_not_counted(flow: Flow) -> None:
     assert flow.states()["body"] == "PENDING"
     assert flow.queue.end(claim, value=2)
     assert flow.waiting() == {"body": [[2]]}
+
+
+# -- ids that were there before
+
+
+def succeeded(queue: Queue, job: str) -> None:
+    """Store the success of a job that returned 7."""
+    queue.rows(
+        "insert into pgqueue.result (id, enqueued_at, finished_at, attempt, retries, crashes, priority, state, task,"
+        " queue, args, kwargs, value)"
+        " values (%s, now(), now(), 1, 0, 0, 5, 'SUCCESS', 't', 'default', '[]', '{}', '7')",
+        job,
+    )
+
+
+def test_a_step_whose_id_has_failed_before_runs_and_goes_on_counting(flow: Flow) -> None:
+    flow.queue.add("b", id=flow.id("b"))
+    flow.queue.run("FAILURE", error=ERROR)
+    chain(flow)
+    assert flow.states() == {"a": "PENDING", "b": "PENDING", "c": "PENDING"}
+    flow.end("a")
+    (claim,) = flow.queue.claim()
+    assert (claim["task"], claim["attempt"]) == ("b", 2)  # no attempt of before can acknowledge it
+    assert flow.queue.end(claim, value=1)
+    assert flow.waiting() == {"c": [1, 9]}
+
+
+def test_a_job_that_is_there_already_cannot_be_a_member(flow: Flow) -> None:
+    flow.queue.add("m0", id=flow.id("m0"))
+    flow.node("m0", "body", depth=1, known=True).node("body", waits=1, takes="values")
+    with pytest.raises(psycopg.Error, match=f"job {flow.id('m0')} stands in the way") as caught:
+        flow.start()
+    assert caught.value.sqlstate == "PQ002"
+    assert flow.left() == (0, 0)
+
+
+def test_an_id_that_waits_as_a_step_already_is_refused_with_the_cure(flow: Flow) -> None:
+    chain(flow)
+    other = Flow(flow.queue)
+    other.ids["b"] = flow.id("b")
+    with pytest.raises(psycopg.Error, match="waits already") as caught:
+        other.node("x", "b").node("b", waits=1).start()
+    assert caught.value.sqlstate == "PQ002"
+
+
+def test_many_known_ids_that_have_succeeded_are_passed_without_recursion(flow: Flow) -> None:
+    names = [f"n{n}" for n in range(600)]
+    for name in names[1:-1]:
+        succeeded(flow.queue, flow.id(name))
+    for before, name, after in zip([None, *names], names, [*names[1:], None], strict=False):
+        flow.node(name, *([after] if after else []), **({"waits": 1} if before else {}))
+    flow.start().end(names[0])
+    assert flow.waiting() == {names[-1]: [7]}
+
+
+def test_a_member_that_has_succeeded_before_counts_with_its_value_when_it_is_claimed_again(flow: Flow) -> None:
+    """Its row came here by other ways than enqueue, so the worker does not run it."""
+    chord(flow, 1)
+    (claim,) = flow.queue.claim()
+    succeeded(flow.queue, claim["id"])
+    assert flow.queue.end(claim, "IGNORED", keep=False)
+    assert flow.waiting() == {"body": [[7]]}
+
+
+# -- what is replaced, once more
+
+
+def test_links_of_a_job_in_whose_place_a_group_stands_are_enqueued_with_its_values(flow: Flow) -> None:
+    flow.node("a", links=[{"task": "link"}]).start()
+    inner = replacement(flow).node("x", "z", place=0).node("y", "z", place=1).node("z", waits=2, takes="values")
+    inner.nodes[-1]["task"] = None
+    (claim,) = flow.queue.claim()
+    assert flow.queue.end(claim, "REPLACED", plan=inner.nodes)
+    inner.end("x")
+    inner.end("y")
+    assert flow.waiting() == {"link": [["x", "y"]]}
+    assert flow.states() == {"a": "SUCCESS"}
+
+
+def test_errbacks_of_a_replaced_job_run_wherever_its_replacement_fails(flow: Flow) -> None:
+    flow.node("a", errbacks=[{"task": "complain"}]).start()
+    inner = replacement(flow).node("x", "y").node("y", "z", waits=1).node("z", waits=1)
+    (claim,) = flow.queue.claim()
+    assert flow.queue.end(claim, "REPLACED", plan=inner.nodes)
+    inner.end("x", "FAILURE")
+    assert flow.waiting() == {"complain": [flow.id("a")]}
+
+
+def test_a_revoke_that_meets_a_replacement_ends_the_job(flow: Flow, open_queue: OpenQueue) -> None:
+    chain(flow)
+    (claim,) = flow.queue.claim()
+    revoker = open_queue()
+    revoker.connection.execute("begin")
+    revoker.one("select pgqueue.revoke(%s)", claim["id"])
+    inner = replacement(flow).node("x", "z").node("z", waits=1)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(flow.queue.end, claim, "REPLACED", plan=inner.nodes)
+        wait_until_blocked(open_queue(), flow.queue)
+        revoker.connection.execute("commit")
+        assert ended.result()
+    assert flow.states() == {"a": "REVOKED", "b": "REVOKED", "c": "REVOKED"}
+    assert (flow.waiting(), flow.left()) == ({}, (0, 0))
+
+
+def test_the_second_life_of_a_failed_job_is_seen_while_it_waits(flow: Flow) -> None:
+    flow.node("a").start()
+    flow.end("a", "FAILURE")
+    flow.queue.add("a", id=flow.id("a"), known=True, root_id=flow.root)
+    inner = replacement(flow).node("x", "z").node("z", waits=1)
+    (claim,) = flow.queue.claim()
+    assert flow.queue.end(claim, "REPLACED", plan=inner.nodes)
+    assert flow.states()["a"] == "PENDING"
+    assert flow.queue.one("select total from pgqueue.workflow where id = %s", flow.root) == 2
+
+
+# -- retried, once more
+
+
+def test_a_member_that_is_retried_while_others_run_counts_once_more(flow: Flow) -> None:
+    chord(flow, 2)
+    flow.end("m0", "FAILURE")
+    assert flow.queue.one("select pgqueue.retry_workflow(%s)", flow.root) == 1
+    flow.end("m0", value="now")
+    flow.end("m1")
+    assert flow.waiting() == {"body": [["now", "m1"]]}
+
+
+def test_a_member_whose_worker_died_for_good_can_be_retried(flow: Flow) -> None:
+    chain(flow)
+    flow.queue.register()
+    flow.queue.claim()
+    flow.queue.bury(max_crashes=0)
+    assert flow.queue.one("select pgqueue.retry_workflow(%s)", flow.root) == 1
+    flow.end("a")
+    assert flow.waiting() == {"b": ["a"]}
+
+
+def test_a_rejected_step_is_retried_with_the_values_that_it_had(flow: Flow) -> None:
+    chord(flow, 2, unique_key="k")
+    flow.queue.add("other", unique_key="k")
+    flow.end("m0")
+    flow.end("m1")
+    assert flow.states()["body"] == "REJECTED"
+    flow.queue.rows("delete from pgqueue.job where task = 'other'")
+    assert flow.queue.one("select pgqueue.retry_workflow(%s)", flow.root) == 1
+    assert flow.waiting() == {"body": [["m0", "m1"]]}
+
+
+@pytest.mark.parametrize("how", ["not kept", "purged", "forgotten"])
+def test_what_could_only_wait_for_ever_is_not_retried(flow: Flow, how: str) -> None:
+    chain(flow)
+    if how == "purged":
+        flow.queue.rows("select pgqueue.purge('{default}')")
+    else:
+        flow.end("a", "FAILURE", keep=how != "not kept")
+    if how == "forgotten":
+        flow.queue.rows("select pgqueue.forget(%s)", flow.id("a"))
+    before = flow.queue.everything()
+    with pytest.raises(psycopg.Error, match="would wait for ever") as caught:
+        flow.queue.rows("select pgqueue.retry_workflow(%s)", flow.root)
+    assert caught.value.sqlstate == "PQ002"
+    assert flow.queue.everything() == before
+
+
+def test_nulls_inside_calls_survive_a_retry(flow: Flow) -> None:
+    errback = {"task": "complain", "args": [{"y": None}], "kwargs": {"x": None}}
+    flow.node("a", errbacks=[errback], headers={"h": None}, kwargs={"k": None}).start()
+    flow.end("a", "FAILURE")
+    flow.queue.rows("delete from pgqueue.job")
+    assert flow.queue.one("select pgqueue.retry_workflow(%s)", flow.root) == 1
+    found = flow.queue.job(flow.id("a"))
+    assert found is not None
+    assert (found["errbacks"], found["headers"], found["kwargs"]) == ([errback], {"h": None}, {"k": None})
+
+
+# -- values that are odd
+
+
+@pytest.mark.parametrize("error", [{}, "boom", None, {"type": "E", "message": "m\n"}])
+def test_any_error_ends_what_waits(flow: Flow, error: Any) -> None:
+    chain(flow)
+    flow.end("a", "FAILURE", error=error)
+    assert set(flow.states().values()) == {"FAILURE"}
+
+
+def test_a_step_may_say_that_it_has_no_arguments(flow: Flow) -> None:
+    flow.node("a", "b").node("b", "c", waits=1, args=None).node("c", waits=1, takes="nothing", args=None).start()
+    flow.end("a")
+    assert flow.waiting() == {"b": ["a"]}
+    flow.end("b")
+    assert flow.waiting() == {"c": []}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"unique_key": ""}, "unique_key"),
+        ({"eta": "soon"}, "soon"),
+        ({"time_limit": "x"}, "x"),
+        ({"queue": ""}, "queue"),
+    ],
+)
+def test_a_step_that_could_not_be_enqueued_later_is_refused_now(flow: Flow, wrong: Row, problem: str) -> None:
+    with pytest.raises(psycopg.Error, match=problem):
+        flow.node("a", "b").node("b", waits=1, **wrong).start()
+    assert (flow.waiting(), flow.left()) == ({}, (0, 0))
+
+
+# -- races, once more
+
+
+@pytest.mark.parametrize("revoke", ["revoke", "revoke_workflow"])
+def test_a_step_that_becomes_a_job_meanwhile_is_revoked_as_such(flow: Flow, open_queue: OpenQueue, revoke: str) -> None:
+    chain(flow)
+    other = open_queue()
+    (claim,) = flow.queue.claim()
+    flow.queue.connection.execute("begin")
+    assert flow.queue.end(claim, value=1)
+    whom = flow.id("b") if revoke == "revoke" else flow.root
+    with ThreadPoolExecutor(1) as pool:
+        revoked = pool.submit(other.one, f"select pgqueue.{revoke}(%s)", whom)
+        wait_until_blocked(open_queue(), other)
+        flow.queue.connection.execute("commit")
+        revoked.result()
+    assert flow.states() == {"a": "SUCCESS", "b": "REVOKED", "c": "REVOKED"}
+
+
+def test_a_retry_sees_what_is_being_acknowledged(flow: Flow, open_queue: OpenQueue) -> None:
+    chain(flow)
+    flow.queue.rows("select pgqueue.revoke(%s)", flow.id("b"))
+    other = open_queue()
+    (claim,) = flow.queue.claim()
+    flow.queue.connection.execute("begin")
+    assert flow.queue.end(claim, value=1)
+    with ThreadPoolExecutor(1) as pool:
+        retried = pool.submit(other.one, "select pgqueue.retry_workflow(%s)", flow.root)
+        wait_until_blocked(open_queue(), other)
+        flow.queue.connection.execute("commit")
+        assert retried.result() == 0
+    assert flow.waiting() == {"b": [1]}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_adding_a_member_counts_it_once_or_not_at_all(flow: Flow, times: int) -> None:
+    chord(flow, 1)
+    (claim,) = flow.queue.claim()
+    call = "select pgqueue.add_member(%s, %s, %s, %s)"
+    more = {"id": flow.id("more"), "task": "more", "root_id": flow.root, "known": True}
+    for _ in range(times):
+        assert flow.queue.one(call, claim["id"], flow.queue.worker, 1, json.dumps(more)) is True
+    flow.queue.add("other", unique_key="k")
+    with pytest.raises(psycopg.Error, match="stands in the way"):
+        flow.queue.one(call, claim["id"], flow.queue.worker, 1, json.dumps({**more, "id": new_id(), "unique_key": "k"}))
+    assert flow.queue.end(claim, value=1)
+    flow.end("more")
+    assert flow.waiting() == {"other": [], "body": [[1, "more"]]}
+
+
+def test_parts_of_failed_workflows_are_pruned_with_their_results(flow: Flow) -> None:
+    chord(flow, 3)
+    for name, state in (("m0", "SUCCESS"), ("m1", "FAILURE"), ("m2", "SUCCESS")):
+        flow.end(name, state)
+    flow.queue.rows("select pgqueue.prune('1 hour')")
+    assert flow.left() == (0, 3)
+    flow.queue.rows("delete from pgqueue.result")
+    flow.queue.rows("select pgqueue.prune('1 hour')")
+    assert flow.left() == (0, 0)

@@ -400,7 +400,7 @@ class IOThread(threading.Thread):
         if known:
             self._buffer.put(known)
             self._unstarted, self._progress_at = len(self._buffer), now
-        self._demand.claimed(len(claims), now)
+        self._demand.claimed(len(claims), now, wanted)
 
     def _leave_to_others(self, claim: Claim) -> None:
         """Hand back a job whose task this program does not have; from now on claims leave such jobs where they are."""

@@ -102,11 +102,15 @@ class Demand:
         """Note that a claim begins: what is enqueued from now on is worth another look."""
         self._hint = False
 
-    def claimed(self, count: int, now: float) -> None:
-        """Note what a claim has brought; after nothing the pause doubles, after something there is none."""
+    def claimed(self, count: int, now: float, wanted: int = 0) -> None:
+        """Note what a claim has brought; after nothing the pause doubles, after as much as was wanted there is none.
+
+        After less than half of it (others may have been faster with some) there is hardly more: the next
+        acknowledgement brings a claim along.
+        """
         self._last = count
         if count:
-            self._pause, self.next_look = FIRST_PAUSE, 0.0
+            self._pause, self.next_look = FIRST_PAUSE, now + FIRST_PAUSE if 2 * count < wanted else 0.0
             return
         self.found_nothing_at = now
         self.next_look = now + self._pause

@@ -55,19 +55,30 @@ def enqueue_calls(app: Waiting, calls: Iterable[Signature[Any]]) -> list[Handle]
     knows: list[Knows] = []
     rest = iter(calls)
 
+    refused: list[BaseException] = []
+
     def pieces(some: Sequence[NewJob], known: Sequence[Knows]) -> Iterator[Statement[Handle]]:
         while some:
             some = announce(some)
             jobs.extend(some)
             knows.extend(known)
             yield _statement(app, some, known)
-            some, known = jobs_of(islice(rest, _PIECE))
+            try:
+                some, known = jobs_of(islice(rest, _PIECE))
+            except BaseException as error:
+                refused.append(error)
+                raise
+
+    def again() -> Statement[Handle]:
+        if refused:  # it looked like a lost connection, but is one of the caller's: there would be calls missing
+            raise refused[0]
+        return _once_more(app, jobs, knows)
 
     with _nothing_collected():
         first = jobs_of(islice(rest, _PIECE))  # before a database is looked for
         if not first[0]:
             return []
-        return _enqueued(jobs, app.database.run_all(pieces(*first), lambda: _once_more(app, jobs, knows)))
+        return _enqueued(jobs, app.database.run_all(pieces(*first), again))
 
 
 def enqueue_plan(app: Waiting, plan: Sequence[NewJob], connection: object) -> None:
@@ -110,14 +121,15 @@ def jobs_of(calls: Iterable[Signature[Any]]) -> tuple[Sequence[NewJob], list[Kno
     tasks: list[object] = []
     jobs: list[NewJob] = []
     knows: list[Knows] = []
-    for call in calls:
-        jobs.append(call.job())
-        kind = (id(call.task), call.options.get("ignore_result"))
-        handle = kinds.get(kind)
-        if handle is None:
-            tasks.append(call.task)  # as long as it is here no other has its id
-            handle = kinds[kind] = call.task.handle(call.options)
-        knows.append(handle)
+    with _nothing_collected():
+        for call in calls:
+            jobs.append(call.job())
+            kind = (id(call.task), call.options.get("ignore_result"))
+            handle = kinds.get(kind)
+            if handle is None:
+                tasks.append(call.task)  # as long as it is here no other has its id
+                handle = kinds[kind] = call.task.handle(call.options)
+            knows.append(handle)
     return jobs, knows
 
 

@@ -63,7 +63,7 @@ def tell(session: Session, statement: Statement[T]) -> list[T]:
 def tell_all(session: Session, statements: Iterable[Statement[T]]) -> list[T]:
     """Run statements in one transaction, as `tell` does where it can; each is taken while the server works on the last.
 
-    What is raised while one is taken undoes them all.
+    What is raised while one is taken undoes them all, and stays as it is: it is not ours.
     """
     values: list[T] = []
     unheard: float | None = None  # the patience for a statement whose end has not been heard yet
@@ -71,26 +71,26 @@ def tell_all(session: Session, statements: Iterable[Statement[T]]) -> list[T]:
     session.execute(b"begin")
     try:
         for statement in statements:
+            with guarded():
+                if unheard is not None:
+                    patience, unheard = unheard, None
+                    _hear(session.pgconn, patience)
+                if straight and statement.answer is not None:
+                    unheard = _send(session, statement)
+                    values += statement.values(())
+                else:
+                    values += run(session, statement)
+        with guarded():
             if unheard is not None:
                 patience, unheard = unheard, None
                 _hear(session.pgconn, patience)
-            if straight and statement.answer is not None:
-                unheard = _send(session, statement)
-                values += statement.values(())
-            else:
-                values += run(session, statement)
-        if unheard is not None:
-            patience, unheard = unheard, None
-            _hear(session.pgconn, patience)
-        session.execute(b"commit")
-    except Exception as error:
+            session.execute(b"commit")
+    except Exception:
         with suppress(psycopg.Error):
             if unheard is not None:
                 _hear(session.pgconn, unheard)
         with suppress(psycopg.Error):
             session.execute(b"rollback")
-        if isinstance(error, psycopg.Error) and (ours := _in_our_words(error)) is not None:
-            raise ours from error
         raise
     return values
 

@@ -504,14 +504,19 @@ def test_one_wrong_call_among_thousands_stops_them_all(app: PgQueue, conn: Conne
     assert only(conn)["args"] == [1]
 
 
-def test_an_error_of_the_iterable_stops_them_all(app: PgQueue, conn: Connection) -> None:
+@pytest.mark.parametrize("count", [100, 4500])
+@pytest.mark.parametrize("kind", [LookupError, psycopg.OperationalError])
+def test_an_error_of_the_iterable_stops_them_all(
+    app: PgQueue, conn: Connection, kind: type[Exception], count: int
+) -> None:
+    """Also one that says that a connection was lost: it may be one of the caller's, who reads his rows from it."""
     add = app.task_named("add")
 
     def calls() -> Iterator[Signature[int]]:
-        yield from (add.s(n) for n in range(4500))
-        raise LookupError("no more")
+        yield from (add.s(n) for n in range(count))
+        raise kind("no more")
 
-    with pytest.raises(LookupError, match="no more"):
+    with pytest.raises(kind, match="no more"):
         app.enqueue_many(calls())
     assert jobs(conn) == []
 

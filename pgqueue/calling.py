@@ -116,7 +116,7 @@ def new_job(
 
 
 def like_job(like: NewJob, args: Sequence[object], kwargs: Mapping[str, object], limit: int) -> NewJob:
-    """Return a job that differs from another in its id and its arguments alone; a third of the work of `new_job`."""
+    """Return a job that differs from another in its id and its arguments alone."""
     text = encode(list(args), path="args", limit=limit)
     return NewJob._make(
         (new_id(), like.task, text, encode(kwargs, path="kwargs", limit=limit) if kwargs else "{}", *like[4:])

@@ -23,7 +23,7 @@ Handle = AsyncResult[Any]
 #: What a handle has to know besides its id: how to read the value, whether one is kept.
 Knows = Mapping[str, Any]
 
-#: Calls of one piece: while the server stores these, the next are checked. Either takes some 30 ms.
+#: Calls of one piece: while the server stores these, the next are checked. Either takes 20 to 30 ms.
 _PIECE = 2000
 
 
@@ -54,7 +54,6 @@ def enqueue_calls(app: Waiting, calls: Iterable[Signature[Any]]) -> list[Handle]
     jobs: list[NewJob] = []
     knows: list[Knows] = []
     rest = iter(calls)
-
     refused: list[BaseException] = []
 
     def pieces(some: Sequence[NewJob], known: Sequence[Knows]) -> Iterator[Statement[Handle]]:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pgqueue.app import PgQueue, shared_task
     from pgqueue.canvas import (
+        GroupStampingVisitor,
         Signature,
+        StampingVisitor,
         chain,
         chord,
         chunks,
@@ -56,6 +58,7 @@ __all__ = [
     "DatabaseUnavailable",
     "EagerResult",
     "GroupResult",
+    "GroupStampingVisitor",
     "Ignore",
     "IncompleteStream",
     "InvalidArguments",
@@ -74,6 +77,7 @@ __all__ = [
     "SettingsError",
     "Signature",
     "SoftTimeLimitExceeded",
+    "StampingVisitor",
     "State",
     "Task",
     "TaskFailed",
@@ -104,7 +108,9 @@ _HOME = {
     "PgQueue": "pgqueue.app",
     "ResultSet": "pgqueue.result_set",
     "GroupResult": "pgqueue.group_result",
+    "GroupStampingVisitor": "pgqueue.canvas",
     "Signature": "pgqueue.canvas",
+    "StampingVisitor": "pgqueue.canvas",
     "State": "pgqueue.types",
     "Task": "pgqueue.task",
     "allow_join_result": "pgqueue.result",

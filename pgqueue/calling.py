@@ -14,6 +14,7 @@ from pgqueue.ids import new_id
 from pgqueue.options import NO_OPTIONS, CallOptions, call_options, check_text, check_time_limits, seconds
 from pgqueue.result import AsyncResult
 from pgqueue.serialization import encode
+from pgqueue.stamps import stamped
 from pgqueue.tracer import current_context
 from pgqueue.types import NewJob
 
@@ -89,7 +90,7 @@ def new_job(
     )
     if around is None and options is NO_OPTIONS:
         return job
-    headers, expires = options.headers, options.expires
+    headers, expires = stamped(options.headers, options.stamps), options.expires
     hard, soft = check_time_limits(options.time_limit, options.soft_time_limit)
     rare: dict[str, object] = {}
     if options.shadow is not None:
@@ -118,9 +119,8 @@ def new_job(
 def like_job(like: NewJob, args: Sequence[object], kwargs: Mapping[str, object], limit: int) -> NewJob:
     """Return a job that differs from another in its id and its arguments alone."""
     text = encode(list(args), path="args", limit=limit)
-    return NewJob._make(
-        (new_id(), like.task, text, encode(kwargs, path="kwargs", limit=limit) if kwargs else "{}", *like[4:])
-    )
+    fields = (new_id(), like.task, text, encode(kwargs, path="kwargs", limit=limit) if kwargs else "{}", *like[4:])
+    return tuple.__new__(NewJob, fields)  # as _make does, which is a call in Python more
 
 
 def leaves_trail(job: NewJob) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import psycopg
 
-from pgqueue.eager_plan import continuations, continued, job_of, run_plan
+from pgqueue.eager_plan import continuations, followers, job_of, run_plan
 from pgqueue.eager_result import EagerResult
 from pgqueue.errors import TaskPredicate, TaskRejectedError, TaskRevokedError, UnknownTask
 from pgqueue.reports import report, revive
@@ -193,12 +193,13 @@ def run_eagerly(
 _OURS = (SystemExit, asyncio.CancelledError)
 
 
-def _continued(app: EagerApp, jobs: list[NewJob]) -> list[EagerResult[Any]]:
+def _continued(app: EagerApp, plans: list[list[NewJob]]) -> list[EagerResult[Any]]:
     """Run what follows; a task that is not registered here would have waited for another worker."""
     found = []
-    for job in jobs:
+    for plan in plans:
         try:
-            found.append(app.run_job(job))
+            ended = run_plan(app, plan)
+            found += [ended[job.id] for job in plan if not job.waits]
         except UnknownTask as error:
             logger.warning("what follows an eager call is not run: %s", error)
     return found
@@ -273,7 +274,7 @@ def _joined(one: str | None, other: str | None) -> str | None:
     return f"{one.rstrip()[:-1]},{other.lstrip()[1:]}"
 
 
-def _continuations(claim: Claim, outcome: Outcome) -> list[NewJob]:
+def _continuations(claim: Claim, outcome: Outcome) -> list[list[NewJob]]:
     """Return what an outcome leads to: what the database would enqueue in the commit that stores it."""
     match outcome:
         case Succeeded(value):
@@ -282,8 +283,7 @@ def _continuations(claim: Claim, outcome: Outcome) -> list[NewJob]:
             calls, first = claim.errbacks, claim.id
         case _:
             return []
-    root = claim.root_id or claim.id
-    return [continued(call, first, root, claim.id) for call in continuations(calls)]
+    return followers(calls, first, claim.root_id or claim.id, claim.id)
 
 
 def _error(outcome: Outcome, error: BaseException | None) -> BaseException | None:

@@ -101,8 +101,8 @@ class _Run:
             error = ChordError(f"Dependency {culprit.id} {why}")
             error.__cause__ = culprit.error
             culprit = _Culprit(step.id, step.depth, State.FAILURE, error)
-            for call in continuations(step.errbacks):
-                self._app.run_job(continued(call, step.id, step.root_id or step.id, step.id))
+            for plan in followers(step.errbacks, step.id, step.root_id or step.id, step.id):
+                run_plan(self._app, plan)
         self.ended[step.id] = EagerResult(step.id, None, culprit.state, name=step.task or None, error=culprit.error)
         return _Part(step.id, "null", culprit, culprit.state == State.IGNORED)
 
@@ -116,6 +116,19 @@ def continuations(text: str | None) -> list[Mapping[str, Any]]:
     """Return the calls of a JSON array of jobs."""
     found = None if text is None else decode(text)
     return found if isinstance(found, list) else []
+
+
+def followers(text: str | None, first: object, root_id: str, parent_id: str) -> list[list[NewJob]]:
+    """Return what follows a job, each as a plan of its own; all that begin workflows as one."""
+    plans: list[list[NewJob]] = []
+    workflows: list[NewJob] = []
+    for call in continuations(text):
+        job = continued(call, first, root_id, parent_id)
+        if "behind" in call:
+            workflows += [job, *(job_of(step)._replace(root_id=root_id) for step in call["behind"])]
+        else:
+            plans.append([job])
+    return [*plans, workflows] if workflows else plans
 
 
 def continued(call: Mapping[str, Any], first: object, root_id: str, parent_id: str) -> NewJob:

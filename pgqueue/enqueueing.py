@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -145,8 +145,14 @@ def _statement(
     def made(row: tuple[Any, ...]) -> Handle:
         return AsyncResult(str(row[0]), app, created=row[1], **next(following))
 
-    answer = None if known is None else lambda: _handles(app, knows, known())
-    return Statement(plain.sql, plain.params, made, answer, plain.bare, prepared=plain.prepared)
+    answer: Callable[[], list[Handle]] | None
+    if known is None:
+        answer = None
+    elif len(jobs) == 1:
+        answer = lambda: [AsyncResult(jobs[0].id, app, **knows[0])]  # noqa: E731
+    else:
+        answer = lambda: _handles(app, knows, known())  # noqa: E731
+    return Statement(plain.sql, plain.params, made, answer, plain.bare, False, plain.prepared, plain.heard)
 
 
 def _once_more(app: Waiting, jobs: Sequence[NewJob], knows: Sequence[Knows]) -> Statement[Handle]:

@@ -30,6 +30,7 @@ class CallOptions:
     - `task_id`: id of the job, a UUID; an id that has succeeded is not run again.
     - `unique_key`: at most one unfinished job has it; the call returns that job's id.
     - `headers`: JSON-ready values for `self.request.headers`.
+    - `stamps`: JSON-ready values for `self.request.stamps`; retries and replacements keep them, whatever their headers.
     - `ignore_result`: keep no result row.
     - `time_limit`, `soft_time_limit`: seconds that an attempt may run; see `TaskOptions`.
     - `link`, `link_error`: a signature, or a list of them, to be enqueued by the commit that stores the success (with
@@ -50,6 +51,7 @@ class CallOptions:
     task_id: str | None = None
     unique_key: str | None = None
     headers: Mapping[str, object] | None = None
+    stamps: Mapping[str, object] | None = None
     ignore_result: bool | None = None
     time_limit: float | timedelta | None = None
     soft_time_limit: float | timedelta | None = None
@@ -84,8 +86,10 @@ class CallOptions:
             check_text("unique_key", self.unique_key, 500)
         if self.task_id is not None:
             object.__setattr__(self, "task_id", _uuid("task_id", self.task_id, "; leave it out to have one made"))
-        if self.headers is not None and not isinstance(self.headers, Mapping):
-            raise InvalidOption(f"headers must be a mapping, not {type(self.headers).__name__}")
+        for option in ("headers", "stamps"):
+            value = getattr(self, option)
+            if value is not None and not isinstance(value, Mapping):
+                raise InvalidOption(f"{option} must be a mapping, not {type(value).__name__}")
         for option in ("ignore_result", "add_to_parent", "retry"):
             value = getattr(self, option)
             if value is not None and not isinstance(value, bool):
@@ -123,7 +127,7 @@ REFUSED_CALL_OPTIONS: Mapping[str, str] = {
     "group_id": "canvas sets it, not a call",
     "group_index": "canvas sets it, not a call",
     "replaced_task_nesting": "self.replace counts it",
-    "stamped_headers": "there are no stamps; pass headers=",
+    "stamped_headers": 'stamp the signature, add.s(2, 3).stamp(customer=7), or pass stamps={"customer": 7}',
 }
 #: Options of Celery's that can be left out: taken with a warning.
 WARNED_CALL_OPTIONS: Mapping[str, str] = {

@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 from pgqueue.errors import IncompleteStream, InvalidOption, TaskRejectedError, TaskRevokedError, UnknownJob
 from pgqueue.reports import revive
 from pgqueue.serialization import decode, decode_error
+from pgqueue.stamps import stamps_of
 from pgqueue.statements import Status
 from pgqueue.tracer import current_context
 from pgqueue.types import READY_STATES, ErrorReport, State
@@ -180,6 +181,11 @@ class AsyncResult(Awaited, Generic[R]):
     def headers(self) -> dict[str, Any] | None:
         """What the caller sent along; None if nothing."""
         return cast("dict[str, Any] | None", _decoded(self._look().headers))
+
+    @property
+    def stamps(self) -> dict[str, Any]:
+        """What its signature was stamped with."""
+        return stamps_of(self.headers)
 
     @property
     def queue(self) -> str | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import repeat
+from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pgqueue import sql
@@ -37,6 +39,7 @@ class Statement(NamedTuple, Generic[T]):
       at. It is called while the server works, once at least.
     - `bare`: the same SQL for libpq itself, which needs no casts; all parameters are texts then.
     - `prepared`: what does the same at less cost if it is prepared, with the same parameters.
+    - `heard`: is given the first value of an answer that is not looked at else, as libpq has it.
     - `binary`: the answer comes in PostgreSQL's binary form, which costs both sides less where there are many rows.
     """
 
@@ -47,6 +50,7 @@ class Statement(NamedTuple, Generic[T]):
     bare: bytes = b""
     binary: bool = False
     prepared: bytes = b""
+    heard: Callable[[bytes | None], None] | None = None
 
     def values(self, rows: Iterable[Sequence[Any]]) -> list[T]:
         """Return what the database has answered."""
@@ -184,6 +188,9 @@ _KINDS = 16
 _EARLY = slice(NewJob._fields.index("eta"), NewJob._fields.index("root_id"))
 _LATE = slice(NewJob._fields.index("time_limit"), None)
 _PLAIN = NewJob("", "")
+#: Seconds for which it holds that nobody waited on a queue. A worker that becomes idle meanwhile misses the
+#: notification; it looks by itself after `pace.FIRST_PAUSE`, 50 ms.
+_UNAWAITED = 0.02
 
 _CALLS = {
     "enqueue_one": """
@@ -199,16 +206,24 @@ _CALLS = {
     "enqueue_workflow bare": "select pgqueue.enqueue_workflow($1, $2, $3, $4) as created",
     # Casts are for drivers that ask what a parameter is. They are a tenth of what the server does for one job.
     "enqueue_one bare": "select pgqueue.enqueue_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as created",
-    # What the function does, without its call: a tenth of what the server does for one job, once it is prepared.
+    # What the function does, without its call: a tenth of what the server does for one job, once it is prepared. It is
+    # a transaction of its own, whose beginning is now().
     "enqueue_one prepared": """
         insert into pgqueue.job as j (
                id, task, args, kwargs, queue, priority, ignore_result, root_id, parent_id, eta, enqueued_at)
-        select $1::uuid, $2::text, $3::json, $4::json, $5::text, $6::smallint, $7::boolean, $8::uuid, $9::uuid, c.now,
-               c.now
-          from (select clock_timestamp() as now offset 0) c
+        values ($1::uuid, $2::text, $3::json, $4::json, $5::text, $6::smallint, $7::boolean, $8::uuid, $9::uuid, now(),
+               now())
         returning (select pg_notify('pgqueue.work', i.queue)
                      from pgqueue.idle i where i.queue = j.queue and i.until > j.enqueued_at limit 1),
                   case when $10::boolean and current_setting('synchronous_commit') in ('off', 'local')
+                       then set_config('synchronous_commit', 'on', true) end""",
+    # The same for a queue on which nobody waited a moment ago: the look at who is idle is another tenth.
+    "enqueue_one unawaited": """
+        insert into pgqueue.job (
+               id, task, args, kwargs, queue, priority, ignore_result, root_id, parent_id, eta, enqueued_at)
+        values ($1::uuid, $2::text, $3::json, $4::json, $5::text, $6::smallint, $7::boolean, $8::uuid, $9::uuid, now(),
+               now())
+        returning case when $10::boolean and current_setting('synchronous_commit') in ('off', 'local')
                        then set_config('synchronous_commit', 'on', true) end""",
     "enqueue_alike bare": """
         select pgqueue.enqueue_alike($1, $2, $3, string_to_array($4, e'\\n')::json[],
@@ -216,7 +231,8 @@ _CALLS = {
     "enqueue": "select id::text, created from pgqueue.enqueue_many($1::text::json, $2)",
     "enqueue_linked": """
         select e.id::text, e.created
-          from pgqueue.check_calls(null, 'links') as c cross join pgqueue.enqueue_many($1::text::json, $2) as e""",
+          from (select 'pgqueue.enqueue_followers(json)'::regprocedure) as f
+         cross join pgqueue.enqueue_many($1::text::json, $2) as e""",
     "claim": """
         select id::text, task, queue, priority, args::text, kwargs::text, attempt, retries, crashes, eta, enqueued_at,
                expires, expired, revoked, headers::text, root_id::text, parent_id::text, ignore_result,
@@ -304,7 +320,10 @@ class Statements:
         self.schema = schema
         self._sql = {name: sql.rename(text, schema) for name, text in _CALLS.items()}
         self._bare = {name: self._sql[f"{name} bare"].encode() for name in _BARE}
-        self._prepared = {"enqueue_one": self._sql["enqueue_one prepared"].encode()}
+        self._prepared, self._unawaited = (
+            self._sql[f"enqueue_one {kind}"].encode() for kind in ("prepared", "unawaited")
+        )
+        self._unawaited_until: dict[str, float] = {}
 
     def _make(self, name: str, params: Sequence[object], row: Callable[[Row], T]) -> Statement[T]:
         return Statement(self._sql[name], params, row)
@@ -315,7 +334,7 @@ class Statements:
         - `durable`: that of a connection of ours, whose commit is to be synchronous whatever the role says.
         """
         if len(jobs) == 1 and jobs[0][_EARLY] == _PLAIN[_EARLY] and jobs[0][_LATE] == _PLAIN[_LATE]:
-            return self._sure("enqueue_one", (*_one(jobs[0]), str(durable)), jobs)
+            return self._single(jobs[0], durable)
         if jobs and (columns := _columns(jobs)) is not None:
             *common, places = columns
             return self._sure("enqueue_alike", (*common, str(durable), places), jobs)
@@ -334,13 +353,31 @@ class Statements:
         params = (_array(steps), _array(jobs), str(resent), str(durable))
         return Statement(self._sql["enqueue_workflow"], params, _enqueued, answer, self._bare["enqueue_workflow"])
 
+    def _single(self, job: NewJob, durable: bool) -> Statement[Enqueued]:
+        prepared, heard = self._unawaited, None
+        if monotonic() >= self._unawaited_until.get(job.queue, 0.0):
+            prepared, heard = self._prepared, partial(self._heard, job.queue)
+        return Statement(
+            self._sql["enqueue_one"],
+            (*_one(job), str(durable)),
+            _enqueued,
+            lambda: [Enqueued(job.id, True)],
+            self._bare["enqueue_one"],
+            False,
+            prepared,
+            heard,
+        )
+
     def _sure(self, name: str, params: Sequence[object], jobs: Sequence[NewJob]) -> Statement[Enqueued]:
         def answer() -> list[Enqueued]:
             return list(map(Enqueued._make, zip([job.id for job in jobs], repeat(True))))
 
-        return Statement(
-            self._sql[name], params, _enqueued, answer, self._bare[name], prepared=self._prepared.get(name, b"")
-        )
+        return Statement(self._sql[name], params, _enqueued, answer, self._bare[name])
+
+    def _heard(self, queue: str, notified: bytes | None) -> None:
+        """Note whether anybody has been notified of a job."""
+        if notified is None:
+            self._unawaited_until[queue] = monotonic() + _UNAWAITED
 
     def claim(
         self,

@@ -18,6 +18,7 @@ from pgqueue.canvas.chains import chain
 from pgqueue.canvas.groups import chord, group
 from pgqueue.canvas.layout import Plan, lay_out
 from pgqueue.canvas.maps import MAPS, chunks, xmap, xstarmap
+from pgqueue.canvas.stamping import GroupStampingVisitor, StampingVisitor
 from pgqueue.canvas.workflow import Canvas
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "MAPS",
     "Callee",
     "Canvas",
+    "GroupStampingVisitor",
     "Plan",
     "Signature",
+    "StampingVisitor",
     "chain",
     "chord",
     "chunks",

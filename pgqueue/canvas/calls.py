@@ -8,11 +8,13 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pgqueue.arguments import check_call
 from pgqueue.canvas.parts import Given, Segment, Step
+from pgqueue.canvas.stamping import StampingVisitor, appended, parted
 from pgqueue.current import CURRENT
 from pgqueue.errors import InvalidOption
 from pgqueue.ids import check_id, new_id
 from pgqueue.options import call_options, shown
 from pgqueue.result import AsyncResult
+from pgqueue.stamps import merged
 from pgqueue.statements import job_json
 from pgqueue.types import NewJob
 
@@ -124,9 +126,9 @@ class Signature(Mapping[str, Any], Generic[R]):
         """Give the call these options in addition, checked now; return it."""
         if "connection" in options:
             raise InvalidOption("a signature keeps no connection; give it where the call is made")
-        merged = {**self.options, **options}
-        call_options(merged)
-        self.options = merged
+        found = merged(self.options, options)
+        call_options(found)
+        self.options = found
         if immutable is not None:
             self.set_immutable(immutable)
         return self
@@ -182,6 +184,35 @@ class Signature(Mapping[str, Any], Generic[R]):
             found.extend(signatures("link", call.options.get("link")))
         return found
 
+    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **stamps: Any) -> Signature[R]:
+        """Give the call, and what follows it by links, values to carry along; return it.
+
+        - `visitor`: is asked for more; see StampingVisitor.
+        - `append_stamps`: keep the values that there are already, in a list with the new ones; default: the new ones.
+        - `stamps`: JSON-ready values.
+
+            add.s(2, 3).stamp(customer=7).delay().stamps        # {"customer": 7}
+
+        Retries and replacements keep them. The task finds them in `self.request.stamps`.
+        """
+        stamps, options = parted(stamps)
+        self.stamp_links(visitor, append_stamps, **stamps)
+        more, others = parted(None if visitor is None else visitor.on_signature(self, **stamps))
+        found = {**stamps, **more}
+        if append_stamps:
+            found = appended(self.options.get("stamps") or {}, found)
+        return self.set(**{**options, **others, "stamps": found})
+
+    def stamp_links(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **stamps: Any) -> None:
+        """Give what follows the call by links values to carry along; see `stamp`."""
+        for option, ask in (("link", "on_callback"), ("link_error", "on_errback")):
+            calls = [call.clone() for call in signatures(option, self.options.get(option))]
+            for call in calls:
+                more, options = parted(None if visitor is None else getattr(visitor, ask)(call, **stamps))
+                call.stamp(visitor, append_stamps, **{**stamps, **more}).set(**options)
+            if calls:
+                self.options = {**self.options, option: calls}
+
     def freeze(self, _id: str | None = None, root_id: str | None = None, parent_id: str | None = None) -> Any:
         """Give the call its id now, once and for all; return the handle that `apply_async` would.
 
@@ -214,14 +245,14 @@ class Signature(Mapping[str, Any], Generic[R]):
     ) -> AsyncResult[R]:
         """Enqueue the call with more options; those given now come first."""
         call = self.clone(args, kwargs)
-        return self.task.apply_async(call.args, call.kwargs, **{**self.options, **options})
+        return self.task.apply_async(call.args, call.kwargs, **merged(self.options, options))
 
     async def aapply_async(
         self, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None, **options: Any
     ) -> AsyncResult[R]:
         """Enqueue the call as `apply_async` does, without blocking the event loop."""
         call = self.clone(args, kwargs)
-        found: AsyncResult[R] = await self.task.aapply_async(call.args, call.kwargs, **{**self.options, **options})
+        found: AsyncResult[R] = await self.task.aapply_async(call.args, call.kwargs, **merged(self.options, options))
         return found
 
     def apply(
@@ -229,7 +260,7 @@ class Signature(Mapping[str, Any], Generic[R]):
     ) -> AsyncResult[R]:
         """Run the call here and now, as `Task.apply` does."""
         call = self.clone(args, kwargs)
-        return self.task.apply(call.args, call.kwargs, **{**self.options, **options})
+        return self.task.apply(call.args, call.kwargs, **merged(self.options, options))
 
     def __invert__(self) -> R:
         """Enqueue the call, wait for its value and return it: `~add.s(2, 3)`."""
@@ -298,6 +329,10 @@ class Signature(Mapping[str, Any], Generic[R]):
         job = self.task.job(self.args, self.kwargs, self.options, awaits=not self.immutable)
         return job._replace(immutable=self.immutable)
 
+    def followers(self) -> list[str]:
+        """Return it as jobs that another one will enqueue, in JSON."""
+        return [job_json(self.continuation())]
+
     def unfold(self, given: Given, unroll: bool) -> list[Segment | Step]:
         """Return what it consists of, as a link of a chain; see `pgqueue.canvas.layout`."""
         return [Segment(self, given)]
@@ -336,10 +371,9 @@ class Signature(Mapping[str, Any], Generic[R]):
         return Signature(name, args, kwargs, revived_options(d, app), bool(d.get("immutable")), app)
 
     def _link(self, option: str, call: Signature[Any]) -> Signature[Any]:
-        _check(option, call)
         known = signatures(option, self.options.get(option))
         if call not in known:
-            self.options = {**self.options, option: [*known, call]}
+            self.options = {**self.options, option: signatures(option, [*known, call])}
         return call
 
 
@@ -411,26 +445,19 @@ def signatures(option: str, value: object) -> list[Signature[Any]]:
         return []
     found: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
     for call in found:
-        _check(option, call)
+        if not isinstance(call, Signature):
+            raise InvalidOption(f"{option} must be a signature such as add.s(2), or a list of them, not {shown(call)}")
     return found
 
 
 def continuations(option: str, value: object) -> str | None:
     """Return the calls of `link` or `link_error` as a JSON array of jobs; None if there are none."""
     calls = signatures(option, value)
-    if not calls:
-        return None
     try:
-        return f"[{','.join(job_json(call.continuation()) for call in calls)}]"
+        texts = [text for call in calls for text in call.followers()]
+        return f"[{','.join(texts)}]" if texts else None
     except RecursionError:
         raise InvalidOption(f"{option}={shown(value)} leads back to itself; a chain of links has to end") from None
-
-
-def _check(option: str, call: object) -> None:
-    if not isinstance(call, Signature):
-        raise InvalidOption(f"{option} must be a signature such as add.s(2), or a list of them, not {shown(call)}")
-    if not call.single:
-        raise InvalidOption(f"{option} must be a single call, not {shown(call)}; continue with it by | instead")
 
 
 def _plain(value: Any) -> Any:

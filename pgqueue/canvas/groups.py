@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from pgqueue.canvas.calls import Signature, maybe_signature
 from pgqueue.canvas.parts import NOTHING, Given, Segment, Step
+from pgqueue.canvas.stamping import StampingVisitor
 from pgqueue.canvas.workflow import Canvas, frozen, members
 from pgqueue.errors import InvalidOption
 from pgqueue.group_result import GroupResult
@@ -212,6 +213,16 @@ class chord(Canvas[R]):  # noqa: N801 - Celery's name
         made = cast("chord[Any]", self._copy())
         made.body = body
         return made
+
+    def _stamp_parts(self, visitor: StampingVisitor | None, append_stamps: bool, stamps: dict[str, Any]) -> None:
+        more = self._asked(None if visitor is None else visitor.on_chord_header_start(self, **stamps))
+        for part in self.header.tasks:
+            part.stamp(visitor, append_stamps, **{**stamps, **more})
+        if visitor is not None:
+            visitor.on_chord_header_end(self, **stamps)
+        if self.body is not None:
+            more = self._asked(None if visitor is None else visitor.on_chord_body(self, **stamps))
+            self.body.stamp(visitor, append_stamps, **{**stamps, **more})
 
     def _with(self, body: Any) -> chord[Any]:
         return self if body is None else self.with_body(members((body,), self._app)[0])

@@ -15,6 +15,8 @@ from pgqueue.errors import InvalidOption
 from pgqueue.group_result import GroupResult
 from pgqueue.ids import check_id, new_id
 from pgqueue.result import AsyncResult
+from pgqueue.stamps import merged
+from pgqueue.statements import job_json
 from pgqueue.tracer import current_context
 from pgqueue.types import GATHER, NewJob
 
@@ -59,16 +61,23 @@ class Node:
     def _given(self, option: str) -> Sequence[Signature[Any]]:
         return self.given.links if option == "link" else self.given.errbacks
 
-    def job(self, parent_id: str | None, root_id: str, *, alone: bool) -> NewJob:
-        """Return it as a row, checked and encoded; `alone`: there is nothing else in the plan."""
+    def job(self, parent_id: str | None, root_id: str | None, *, alone: bool, follows: bool = False) -> NewJob:
+        """Return it as a row, checked and encoded.
+
+        - `alone`: there is nothing else in the plan.
+        - `follows`: what comes first in the plan is given a value, as a link is.
+        """
         if self.call is None:
             found = NewJob(self.id, GATHER, errbacks=continuations("link_error", self.calls("link_error")))
             takes: str | None = "values"
         else:
             takes = None if not self.waits else "values" if self.values else "value"
-            if takes is not None and (self.call.immutable or self.given.ignores):
+            if takes is not None and not self.is_given:
                 takes = "nothing"
-            found = self._called(takes, alone)
+            awaits = self.is_given and (takes is not None or follows)
+            found = self._called(awaits, alone)
+            if follows and takes is None:
+                found = found._replace(immutable=not awaits)
         return found._replace(
             id=self.id,
             known=self.known,
@@ -81,7 +90,12 @@ class Node:
             takes=takes,
         )
 
-    def _called(self, takes: str | None, alone: bool) -> NewJob:
+    @property
+    def is_given(self) -> bool:
+        """Whether it takes what comes before it as its first argument."""
+        return self.call is not None and not self.call.immutable and not self.given.ignores
+
+    def _called(self, awaits: bool, alone: bool) -> NewJob:
         call, given = self.call, self.given
         assert call is not None
         args, kwargs = call.args, call.kwargs
@@ -89,13 +103,13 @@ class Node:
             args, kwargs = (*given.args, *args), {**kwargs, **given.kwargs}
         options: Mapping[str, Any] = call.options
         if options or given.options or given.links or given.errbacks:
-            options = {name: value for name, value in {**options, **given.options}.items() if name not in _OF_ONE}
+            options = {name: value for name, value in merged(options, given.options).items() if name not in _OF_ONE}
             options |= {option: calls for option in ("link", "link_error") if (calls := self.calls(option))}
             if options.get("unique_key") is not None and not alone:
                 raise InvalidOption(
                     f"unique_key of {call!r} has no meaning here: no part of a workflow can be left out"
                 )
-        return call.task.job(args, kwargs, options, awaits=takes in ("value", "values"))
+        return call.task.job(args, kwargs, options, awaits=awaits)
 
 
 @dataclass(slots=True)
@@ -121,6 +135,17 @@ class Plan:
         """Return the rows of this workflow, made by this job; None: by nobody."""
         alone = len(self.nodes) == 1
         return [node.job(parent_id, root_id, alone=alone) for node in self.nodes]
+
+    def followers(self) -> list[str]:
+        """Return the rows as another job's commit enqueues them, in JSON: what comes first, with what is behind it."""
+        alone = len(self.nodes) == 1
+        jobs = [node.job(None, None, alone=alone, follows=True) for node in self.nodes]
+        first = [job_json(job) for job in jobs if not job.waits]
+        behind = ",".join(job_json(job) for job in jobs if job.waits)
+        if not behind:
+            return first
+        # The empty lists say that the others belong to it: they are enqueued in the same way.
+        return [f'{text[:-1]},"behind":[{"" if number else behind}]}}' for number, text in enumerate(first)]
 
 
 def lay_out(

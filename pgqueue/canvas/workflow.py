@@ -10,10 +10,12 @@ from pgqueue.canvas.calls import Signature, maybe_signature, revived_options
 from pgqueue.canvas.eagerly import eager_handle
 from pgqueue.canvas.layout import Plan, given_of, lay_out
 from pgqueue.canvas.parts import Given
+from pgqueue.canvas.stamping import StampingVisitor, parted
 from pgqueue.current import CURRENT
 from pgqueue.errors import InvalidOption
 from pgqueue.ids import check_id, new_id
 from pgqueue.options import call_options, shown
+from pgqueue.stamps import merged
 from pgqueue.tracer import current_context
 from pgqueue.types import NewJob
 
@@ -54,6 +56,30 @@ class Canvas(Signature[R]):
     def is_empty(self) -> bool:
         """Return whether there is nothing to be done."""
         return not any(part.single for part in self._below())
+
+    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **stamps: Any) -> Signature[R]:
+        """Give all calls in it, and what follows them by links, values to carry along; see `Signature.stamp`."""
+        stamps = self._asked(stamps)
+        self.stamp_links(visitor, append_stamps, **stamps)
+        self._clone_parts()
+        self._stamp_parts(visitor, append_stamps, stamps)
+        return self
+
+    def _stamp_parts(self, visitor: StampingVisitor | None, append_stamps: bool, stamps: dict[str, Any]) -> None:
+        """Stamp its parts, which nobody else has."""
+        kind = self.kind
+        more = self._asked(None if visitor is None else getattr(visitor, f"on_{kind}_start")(self, **stamps))
+        for part in self.parts():
+            part.stamp(visitor, append_stamps, **{**stamps, **more})
+        if visitor is not None:
+            getattr(visitor, f"on_{kind}_end")(self, **stamps)
+
+    def _asked(self, answer: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Take the options of an answer, and return its stamps."""
+        more, options = parted(answer)
+        if options:
+            self.set(**options)
+        return more
 
     # -- making it -------------------------------------------------------------------------------------------
 
@@ -170,6 +196,10 @@ class Canvas(Signature[R]):
 
     continuation = job
 
+    def followers(self) -> list[str]:
+        """Return it as jobs that another one will enqueue, in JSON; the steps that wait for them stand behind them."""
+        return [] if self.is_empty() else lay_out(self).followers()
+
     def around(self, given: Given) -> Given:
         """Return what its parts are given: what it is given, with what it says itself."""
         if not (self.args or self.kwargs or self.options or self.immutable):
@@ -180,7 +210,7 @@ class Canvas(Signature[R]):
         )
         return Given(
             *mine,
-            {**own.options, **given.options},
+            merged(own.options, given.options),
             (*own.links, *(call for call in given.links if call not in own.links)),
             (*own.errbacks, *(call for call in given.errbacks if call not in own.errbacks)),
             given.id or own.id,

@@ -104,7 +104,7 @@ _OF_CANVAS = "A canvas says it, not a call: `chain`, `group`, `chord`."
 _CONTROL = "Remote control comes in a later release; until then `pgqueue status` and `pgqueue sql`."
 _EVENTS = "Events come in a later release; until then signals, and `pgqueue sql`."
 _BEAT = "The scheduler comes in a later release; until then cron with `pgqueue call`."
-_STAMPS = "No stamps: `headers` travel with the job, and SQL finds jobs by them."
+_BY_STAMPS = "SQL finds jobs by their stamps, and `pgqueue.revoke` revokes them: see Workflows."
 _JSON = "JSON only: what is stored is data, never code, and readable in SQL."
 _WORKER = "The worker has no parts to replace: no bootsteps, consumers, loaders or pools of one's own."
 _TRANSPORT = "Nothing is transported: rows are committed to PostgreSQL."
@@ -238,7 +238,7 @@ SECTIONS: dict[str, Section] = {
         ("producer publisher exchange exchange_type routing_key reply_to", UNSUPPORTED, _BROKER),
         ("chord chain group_id group_index", UNSUPPORTED, _OF_CANVAS),
         ("replaced_task_nesting", UNSUPPORTED, "`self.replace` counts it."),
-        ("stamped_headers", UNSUPPORTED, _STAMPS),
+        ("stamped_headers", UNSUPPORTED, "`add.s(2, 3).stamp(customer=7)`, or the option `stamps`."),
         ("immutable", SAME, "Of a signature."),
     )),
     "retry": Section("Options of `self.retry(...)`", "retry({}=)", (
@@ -331,7 +331,7 @@ SECTIONS: dict[str, Section] = {
         ("children as_execution_options replaced_task_nesting utc", SAME, ""),
         ("group group_index chord chain", UNSUPPORTED, "Always None: the workflow is `root_id`, its rows are in SQL."),
         ("origin lang loglevel logfile reply_to", UNSUPPORTED, "Always None."),
-        ("stamps stamped_headers", UNSUPPORTED, _STAMPS),
+        ("stamps stamped_headers", SAME, "Kept by retries and replacements."),
         ("execution_options update clear", UNSUPPORTED, "A request is read, not written."),
         ("on_ack acknowledged message", UNSUPPORTED, "An attempt ends in one commit; nothing else acknowledges."),
     )),
@@ -358,7 +358,7 @@ SECTIONS: dict[str, Section] = {
         ("maybe_throw throw", SAME, ""),
         ("then", UNSUPPORTED, "`link=`, or `await result.aget()`."),
         ("maybe_reraise on_ready add_pending_result build backend", UNSUPPORTED, _INNER),
-        ("revoke_by_stamped_headers", UNSUPPORTED, _STAMPS),
+        ("revoke_by_stamped_headers", UNSUPPORTED, _BY_STAMPS),
         ("supports_native_join", SAME, ""),
     )),
     "results": Section("`ResultSet`, `GroupResult`", "ResultSet.{}", (
@@ -438,7 +438,7 @@ SECTIONS: dict[str, Section] = {
         ("chord", STRONGER, "Counted in the commits of its members: never lost, doubled or polled for."),
         ("chunks xmap xstarmap maybe_signature", SAME, "`from pgqueue import chunks`, and so on."),
         ("maybe_subtask", CHANGED, "`maybe_signature`."),
-        ("StampingVisitor GroupStampingVisitor", UNSUPPORTED, _STAMPS),
+        ("StampingVisitor GroupStampingVisitor", SAME, "`from pgqueue import StampingVisitor`."),
     )),
     "signature": Section("A signature: `task.s(...)`", "signature.{}", (
         ("delay apply_async apply set clone", SAME, ""),
@@ -452,7 +452,7 @@ SECTIONS: dict[str, Section] = {
         ("unlink_error", CHANGED, "`replace(options=...)`."),
         ("type", CHANGED, "`task`."),
         ("reprcall election register_type", UNSUPPORTED, _INNER),
-        ("stamp stamp_links", UNSUPPORTED, _STAMPS),
+        ("stamp stamp_links", SAME, ""),
     )),
     "schedules": Section("Schedules", "{}", (
         ("crontab schedule schedstate ParseException crontab_parser maybe_schedule BaseSchedule", LATER, _BEAT),
@@ -466,7 +466,7 @@ SECTIONS: dict[str, Section] = {
         ("report conf clock inspect", LATER, "`pgqueue status` and `pgqueue sql` answer it today."),
         ("terminate rate_limit time_limit add_consumer cancel_consumer pool_grow pool_shrink pool_restart autoscale "
          "enable_events disable_events heartbeat shutdown broadcast mailbox", LATER, _CONTROL),
-        ("revoke_by_stamped_headers terminate_by_stamped_headers", UNSUPPORTED, _STAMPS),
+        ("revoke_by_stamped_headers terminate_by_stamped_headers", UNSUPPORTED, _BY_STAMPS),
         ("election hello memsample memdump objgraph", UNSUPPORTED, "Tools for Celery's own workers."),
     )),
     "command": Section("The command line", "celery {}", (
@@ -498,6 +498,7 @@ SECTIONS: dict[str, Section] = {
         ("apply_async(connection=)", NEW,
          "Enqueue in the transaction of a connection: psycopg, asyncpg, SQLAlchemy, Django."),
         ("apply_async(unique_key=)", NEW, "At most one unfinished job has the key."),
+        ("apply_async(stamps=) AsyncResult.stamps", NEW, "What `signature.stamp` says."),
         ("app.enqueue_many app.aenqueue_many", NEW, "Any number of calls in one transaction."),
         ("ResultSet.asave ResultSet.adelete ResultSet.arestore", NEW, "The same for coroutines."),
         ("signature.name signature.app", NEW, "Of the task."),

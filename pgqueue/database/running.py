@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import generators
@@ -49,7 +49,7 @@ def tell(session: Session, statement: Statement[T]) -> list[T]:
     try:
         patience = _send_named(session, statement)
         values = statement.values(())
-        _hear(session.pgconn, patience)
+        result = _hear(session.pgconn, patience)
     except psycopg.errors.InvalidSqlStatementName:  # somebody has said DISCARD or DEALLOCATE; nothing was done
         session.prepared = Prepared()
         return tell(session, statement)
@@ -57,6 +57,8 @@ def tell(session: Session, statement: Statement[T]) -> list[T]:
         if (ours := _in_our_words(error)) is not None:
             raise ours from error
         raise
+    if statement.heard is not None:
+        statement.heard(result.get_value(0, 0))
     return values
 
 
@@ -105,14 +107,14 @@ def _send(session: Session, statement: Statement[Any]) -> float:
 
 def _send_named(session: Session, statement: Statement[Any]) -> float:
     """Send a statement as `_send` does; one that is sent often, where the session is ours, by a name."""
-    prepared = session.prepared
-    if (name := prepared.name(statement.bare)) is None:
+    prepared, text = session.prepared, statement.prepared or statement.bare
+    if (name := prepared.name(text, statement.bare)) is None:
         if not session.real or (name := prepared.new_name(statement.bare)) is None:
             return _send(session, statement)
-        session.pgconn.send_prepare(name, statement.prepared or statement.bare)
+        session.pgconn.send_prepare(name, text)
         _send_all(session.pgconn, patience_for(session, 0))
         _hear(session.pgconn, patience_for(session, 0))
-        prepared.add(statement.bare, name)
+        prepared.add(text, name)
     texts, patience = _texts(session, statement)
     session.pgconn.send_query_prepared(name, texts)
     _send_all(session.pgconn, patience)
@@ -121,25 +123,30 @@ def _send_named(session: Session, statement: Statement[Any]) -> float:
 
 def _texts(session: Session | AsyncSession, statement: Statement[Any]) -> tuple[list[bytes | None], float]:
     """Return the parameters of a statement as libpq takes them, and the patience that they earn."""
-    texts = [None if text is None else text.encode() for text in cast("Sequence[str | None]", statement.params)]
+    params: Sequence[Any] = statement.params
+    texts = [None if text is None else text.encode() for text in params]
     return texts, patience_for(session, sum(map(len, filter(None, texts))))
 
 
-def _hear(pgconn: PGconn, patience: float) -> None:
-    """Wait for the end of what has been sent; raise what the server says against it."""
+def _hear(pgconn: PGconn, patience: float) -> PGresult:
+    """Wait for the end of what has been sent and return the answer; raise what the server says against it."""
+    answer: PGresult | None = None
     failed: PGresult | None = None
     # To the last one: else the connection is of no more use.
-    while (result := _next_result(pgconn, patience)) is not None:
-        if result.status not in _DONE:
+    while True:
+        while pgconn.is_busy():
+            _await(pgconn, select.POLLIN, patience)
+        if (result := pgconn.get_result()) is None:
+            break
+        if result.status in _DONE:
+            answer = result
+        else:
             failed = failed or result
     if failed is not None:
         raise psycopg.errors.error_from_result(failed, "utf-8")
-
-
-def _next_result(pgconn: PGconn, patience: float) -> PGresult | None:
-    while pgconn.is_busy():
-        _await(pgconn, select.POLLIN, patience)
-    return pgconn.get_result()
+    if answer is None:
+        raise psycopg.OperationalError("the server has answered nothing")
+    return answer
 
 
 def _send_all(pgconn: PGconn, patience: float) -> None:

@@ -72,16 +72,16 @@ class Prepared:
         self._uses: dict[bytes, int] = {}
         self._names: dict[bytes, bytes] = {}
 
-    def name(self, text: bytes) -> bytes | None:
-        """Return the name of a statement, or None if the server does not know it; count this use."""
+    def name(self, text: bytes, kind: bytes) -> bytes | None:
+        """Return the name of a statement, or None if the server does not know it; count this use of its kind."""
         found = self._names.get(text)
         if found is None:
-            self._uses[text] = self._uses.get(text, 0) + 1
+            self._uses[kind] = self._uses.get(kind, 0) + 1
         return found
 
-    def new_name(self, text: bytes) -> bytes | None:
-        """Return the name under which a statement is to be prepared now; None if it is not used often enough."""
-        return b"pgqueue_%d" % len(self._names) if self._uses[text] > _OFTEN else None
+    def new_name(self, kind: bytes) -> bytes | None:
+        """Return the name under which a statement is to be prepared now; None if its kind is not used often enough."""
+        return b"pgqueue_%d" % len(self._names) if self._uses[kind] > _OFTEN else None
 
     def add(self, text: bytes, name: bytes) -> None:
         """Hear that it has been prepared."""

@@ -22,10 +22,12 @@ from pgqueue.options import check_priority, check_text, check_time, check_time_l
 from pgqueue.reports import report, text_of
 from pgqueue.serialization import decode, encode
 from pgqueue.serialization.reports import name_of
+from pgqueue.stamps import keeping_stamps
 from pgqueue.statements import job_json
 from pgqueue.tracer.context import Context, Traced
 from pgqueue.types import (
     GATHER,
+    Claim,
     Failed,
     Ignored,
     NewJob,
@@ -71,7 +73,7 @@ def _decide(task: Traced, context: Context, error: BaseException) -> Outcome:
             again = bool(error.requeue) and context.claim is not None and context.claim.requeues < task.max_requeues
             return Rejected(_reason(error.reason), again, task.max_requeues)
         case Retry():
-            return _retried(task, error)
+            return _retried(task, error, context.claim)
         # What has lost its lease is refused as well, and counts nothing if it is not.
         case LeaseLost() | WorkerShutdown() | TransactionUnavailable():
             return Released()
@@ -94,7 +96,7 @@ def _replaced(context: Context, asked: Replace) -> Replaced:
     return Replaced(
         job.task, job.args, job.kwargs,
         queue=job.queue, priority=job.priority, countdown=job.countdown or 0.0, eta=job.eta, expires=expires,
-        headers=job.headers or (None if claim is None else claim.headers),
+        headers=keeping_stamps(job.headers, None if claim is None else claim.headers),
         options=_nested(None if claim is None else claim.options, job.options, context.replaced_task_nesting + 1),
         links=job.links,
         errbacks=job.errbacks, ignore_result=job.ignore_result, time_limit=job.time_limit,
@@ -110,7 +112,7 @@ def _replaced_by_plan(context: Context, plan: Sequence[NewJob]) -> Replaced:
         job
         if job.task == GATHER
         else job._replace(
-            headers=job.headers or (None if claim is None else claim.headers),
+            headers=keeping_stamps(job.headers, None if claim is None else claim.headers),
             options=_nested(claim.options if claim is not None and claim.id == job.id else None, job.options, count),
         )
         for job in plan
@@ -131,8 +133,11 @@ def _nested(before: str | None, options: str | None, count: int) -> str:
     return encode(known, path="options")
 
 
-def _retried(task: Traced, asked: Retry) -> Retried:
+def _retried(task: Traced, asked: Retry, claim: Claim | None) -> Retried:
     hard, soft = check_time_limits(asked.time_limit, asked.soft_time_limit)
+    headers = _encoded(task, "headers", asked.headers, Mapping)
+    if headers is not None and claim is not None:
+        headers = keeping_stamps(headers, claim.headers)
     return Retried(
         None if asked.exc is None else report(asked.exc),
         0.0 if asked.countdown is None else seconds("countdown", asked.countdown),
@@ -142,7 +147,7 @@ def _retried(task: Traced, asked: Retry) -> Retried:
         queue=None if asked.queue is None else check_text("queue", asked.queue, 100),
         priority=None if asked.priority is None else check_priority(asked.priority),
         expires=None if asked.expires is None else check_time("expires", asked.expires),
-        headers=_encoded(task, "headers", asked.headers, Mapping),
+        headers=headers,
         ignore_result=_flag("ignore_result", asked.ignore_result),
         time_limit=hard,
         soft_time_limit=soft,

@@ -11,6 +11,7 @@ from pgqueue.arguments import Arguments
 from pgqueue.options import TaskOptions, seconds
 from pgqueue.retry import RetryPolicy
 from pgqueue.serialization import decode
+from pgqueue.stamps import stamps_of
 from pgqueue.types import Claim
 
 
@@ -97,8 +98,8 @@ class Context:
     - `unheard`: what receivers of `task_prerun` have raised.
     """
 
-    #: Celery's words for what does not exist here: logging of one worker, stamps, replies, and parts of a canvas.
-    loglevel = logfile = stamps = stamped_headers = reply_to = origin = lang = None
+    #: Celery's words for what does not exist here: logging of one worker, replies, and parts of a canvas.
+    loglevel = logfile = reply_to = origin = lang = None
     group = group_index = chord = chain = None
     #: Times are aware, always.
     utc = True
@@ -191,6 +192,16 @@ class Context:
             return None
         found = decode(self.claim.headers)
         return found if isinstance(found, dict) else None
+
+    @property
+    def stamps(self) -> dict[str, Any]:
+        """What the signature of the call was stamped with."""
+        return stamps_of(self.headers)
+
+    @property
+    def stamped_headers(self) -> list[str]:
+        """Their names."""
+        return list(self.stamps)
 
     @property
     def time_limit(self) -> float | None:

@@ -463,7 +463,7 @@ class IOThread(threading.Thread):
         elif (idle or self._said_idle) and now >= self._say_idle_at and self._presence.real_sessions:
             run(connection, self._statements.say_idle(self._identity.id, self._options.queues))
             if not self._said_idle:
-                self._demand.look_now()  # an enqueue under way may not have seen it
+                self._demand.said_idle()
             self._said_idle, self._say_idle_at = True, now + IDLE_AGAIN
 
     def _given_up(self) -> None:

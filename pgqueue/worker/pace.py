@@ -98,6 +98,10 @@ class Demand:
         """Look at the next occasion, whatever was found before."""
         self.next_look = 0.0
 
+    def said_idle(self) -> None:
+        """Look now and after the first pause: an enqueue under way has not seen it, nor one that asked just before."""
+        self._pause, self.next_look = FIRST_PAUSE, 0.0
+
     def looking(self) -> None:
         """Note that a claim begins: what is enqueued from now on is worth another look."""
         self._hint = False

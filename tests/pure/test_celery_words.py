@@ -111,8 +111,8 @@ _INSIDE = {
     "results": set[str](),
     "exceptions": {"BenchFailed"},
     "signature": {
-        "around", "continuation", "is_empty", "job", "kind", "of", "parts", "single", "unchained", "unfold",
-        "with_body",
+        "around", "continuation", "followers", "is_empty", "job", "kind", "of", "parts", "single", "unchained",
+        "unfold", "with_body",
     },
     "signal": {"heard_by", "name", "payload"},
 }  # fmt: skip

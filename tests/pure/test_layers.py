@@ -15,7 +15,7 @@ _ROWS = (
     {"types"},
     {"errors"},
     {"sql", "ids", "serialization", "retry", "current"},
-    {"arguments", "options", "statements", "reports"},
+    {"arguments", "options", "statements", "reports", "stamps"},
     {"settings", "signals", "routes"},
     {"conf"},
     {"tracer", "database", "embedded"},

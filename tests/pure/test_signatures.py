@@ -213,9 +213,27 @@ def test_an_equal_link_is_kept_once_and_links_can_be_listed() -> None:
     assert call.flatten_links() == [call, show.s("x")]
 
 
-def test_a_canvas_is_no_link() -> None:
-    with pytest.raises(InvalidOption, match="single call"):
-        add.s(1).link(chain(add.s(1), add.s(2)))
+def test_a_canvas_may_be_a_link_and_brings_its_steps_along() -> None:
+    call = add.s(1, 2).set(link=chain(add.s(3), add.s(4)), link_error=group(add.s(5), add.s(6)))
+    job = call.job()
+    (first,) = json.loads(job.links or "")
+    (second,) = first["behind"]
+    assert (first["args"], first["steps"], second["args"]) == ([3], [second["id"]], [4])
+    assert (second["waits"], second["takes"]) == (1, "value")
+    assert [other["args"] for other in json.loads(job.errbacks or "")] == [[5], [6]]
+    assert add.s(1).set(link=[group(), chain()]).job().links is None
+    assert Signature.from_dict(json.loads(json.dumps(dict(call)))).to_dict() == call.to_dict()
+
+
+def test_a_canvas_that_follows_is_checked_when_the_call_is_made() -> None:
+    with pytest.raises(InvalidArguments, match="four"):
+        add.s(1, 2).set(link=chain(add.s(3), add.si("four"))).job()
+    with pytest.raises(InvalidOption, match="link must be a signature"):
+        add.s(1, 2).link(5)  # type: ignore[arg-type]
+    circle: Any = chain(add.si(1, 2), add.si(3, 4))
+    circle.tasks[-1].link(circle)
+    with pytest.raises(InvalidOption, match="leads back to itself"):
+        add.s(1, 2).set(link=circle).job()
 
 
 def test_freeze_gives_an_id_once() -> None:

@@ -315,6 +315,10 @@ def test_a_success_that_is_not_kept_is_followed_all_the_same(queue: Queue) -> No
         ([{"task": "a", "id": "1"}], "[0]", "id"),
         ([{"task": "a", "links": [{"task": "b", "errbacks": [{"task": ""}]}]}], "[0].links[0].errbacks[0]", "no task"),
         ([{"task": "a", "links": {}}], "[0].links", "must be a JSON array"),
+        ([{"task": "a", "behind": {}}], "[0].behind", "must be a JSON array"),
+        ([{"task": "a", "behind": [{"task": "b"}]}], "[0].behind[0]", "waits behind a call"),
+        ([{"task": "a", "behind": [{"id": new_id(), "waits": 0}]}], "[0].behind[0]", "waits behind a call"),
+        ([{"task": "a", "behind": [{"task": "", "id": new_id(), "waits": 1}]}], "[0].behind[0]", "has no task"),
     ],
 )
 @pytest.mark.parametrize("kind", ["links", "errbacks"])

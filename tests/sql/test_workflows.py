@@ -86,6 +86,15 @@ def chord(flow: Flow, size: int = 3, **body: Any) -> Flow:
     return flow.node("body", waits=size, takes="values", **body).start()
 
 
+def following(flow: Flow) -> list[Row]:
+    """A chord as a link: its first members, and behind one of them what waits."""
+    for place in range(2):
+        flow.node(f"m{place}", "body", place=place, depth=1)
+    flow.node("body", waits=2, takes="values", args=[9])
+    *members, body = flow.nodes
+    return [{**members[0], "behind": [{**body, "root_id": None}]}, {**members[1], "behind": []}, {"task": "beside"}]
+
+
 # -- chains
 
 
@@ -793,3 +802,63 @@ def test_parts_of_failed_workflows_are_pruned_with_their_results(flow: Flow) -> 
     flow.queue.rows("delete from pgqueue.result")
     flow.queue.rows("select pgqueue.prune('1 hour')")
     assert flow.left() == (0, 0)
+
+
+# -- workflows that follow a job
+
+
+def test_a_link_may_begin_a_workflow(flow: Flow) -> None:
+    queue, links = flow.queue, following(flow)
+    first = queue.add("first", links=links)
+    assert flow.left() == (0, 0)
+    (claim,) = queue.claim()
+    assert queue.end(claim, "SUCCESS", value=5)
+    assert flow.waiting() == {"m0": [5], "m1": [5], "beside": [5]}
+    assert flow.left() == (1, 0)
+    flow.end("m1")
+    flow.end("m0")
+    assert flow.waiting() == {"beside": [5], "body": [["m0", "m1"], 9]}
+    assert {str(row["root_id"]) for row in queue.rows("select root_id from pgqueue.job")} == {first}
+    flow.end("body")
+    assert flow.left() == (0, 0)
+
+
+def test_an_errback_may_begin_a_workflow_that_fails(flow: Flow) -> None:
+    queue = flow.queue
+    first = queue.add("first", errbacks=following(flow))
+    (claim,) = queue.claim()
+    assert queue.end(claim, "FAILURE", error=ERROR)
+    assert flow.waiting()["m0"] == [first]
+    flow.end("m0", "FAILURE")
+    assert flow.left() == (1, 1)
+    flow.end("m1")
+    assert flow.states()["body"] == "FAILURE"
+    assert flow.left()[0] == 0
+
+
+def test_a_workflow_that_has_followed_does_not_follow_again(flow: Flow) -> None:
+    """The same links at two jobs, with ids that were chosen: the second finds them done."""
+    queue, links = flow.queue, following(flow)[:2]
+    for _ in range(2):
+        queue.add("first", links=links)
+    (claim, other) = queue.claim()
+    assert queue.end(claim, "SUCCESS", value=1)
+    assert queue.end(other, "RELEASED")
+    for name in ("m0", "m1", "body"):
+        flow.end(name)
+    (other,) = queue.claim()
+    assert queue.end(other, "SUCCESS", value=2)
+    assert flow.waiting() == {}
+    assert flow.left() == (0, 0)
+
+
+def test_a_member_that_has_succeeded_before_counts_in_the_workflow_that_follows(flow: Flow) -> None:
+    queue, links = flow.queue, following(flow)[:2]
+    queue.add("m1", id=flow.id("m1"), known=True)
+    (claim,) = queue.claim()
+    assert queue.end(claim, "SUCCESS", value="before")
+    queue.add("first", links=links)
+    (claim,) = queue.claim()
+    assert queue.end(claim, "SUCCESS", value=1)
+    flow.end("m0")
+    assert flow.waiting() == {"body": [["m0", "before"], 9]}

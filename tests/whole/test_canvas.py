@@ -24,7 +24,21 @@ from pgqueue.sql import schema
 APPS = Path(__file__).parent / "apps"
 sys.path.insert(0, str(APPS))
 import flows  # noqa: E402
-from flows import add, complain, double, fail, ignored, mark, more, quiet, rejected, retried, total, turned  # noqa: E402
+from flows import (  # noqa: E402
+    add,
+    complain,
+    double,
+    fail,
+    ignored,
+    mark,
+    more,
+    quiet,
+    rejected,
+    retried,
+    stamped,
+    total,
+    turned,
+)
 
 sys.path.remove(str(APPS))
 
@@ -238,6 +252,95 @@ def test_errbacks_run_once_for_what_has_failed(played: Played) -> None:
                 break
             list(connection.notifies(timeout=0.05))
         assert sorted(found) == sorted([failing.parent.parent.id, body.id])
+
+
+FOLLOWERS: dict[str, tuple[Callable[[], Any], Any]] = {
+    "a chain": (lambda: c("b", "c"), "c(b({}))"),
+    "a group": (lambda: g("b", "c"), ["b({})", "c({})"]),
+    "a chord": (lambda: ch("bc", "d"), "d([b({}),c({})])"),
+    "a chain with a chord": (lambda: t("b") | g("c", "d") | t("e"), "e([c(b({})),d(b({}))])"),
+    "a chord in a header": (lambda: chord([ch("bc", "d"), t("e")], t("f")), "f([d([b({}),c({})]),e({})])"),
+    "a chord whose body is a group": (
+        lambda: chord(g("b", "c"), g("d", "e")),
+        ["d([b({}),c({})])", "e([b({}),c({})])"],
+    ),
+    "a chain that takes nothing": (lambda: mark.si(tag="b") | t("c"), "c(b())"),
+    "a chain that is replaced": (lambda: turned.s(into="chord") | t("b"), "b(z([x({}),y({})]))"),
+    "an empty header": (lambda: chord([], t("z")), "z([])"),
+}
+
+
+def waited(handle: Any) -> Any:
+    """The value of what the commit of another job makes: until then nobody has its id."""
+    members = list(handle) if isinstance(handle, GroupResult) else [handle]
+    with flows.app.database.connection() as connection:
+        for _ in range(600):
+            if all(member.exists() for member in members):
+                break
+            list(connection.notifies(timeout=0.05))
+    return handle.get(timeout=PATIENCE)
+
+
+def _said(value: Any, first: str) -> Any:
+    return [_said(part, first) for part in value] if isinstance(value, list) else value.replace("{}", first)
+
+
+@pytest.mark.parametrize("name", FOLLOWERS)
+def test_a_canvas_follows_a_success(played: Played, name: str) -> None:
+    make, value = FOLLOWERS[name]
+    canvas = make()
+    handle = canvas.freeze()
+    t("a").apply_async(link=[canvas, t("beside")])
+    assert waited(handle) == _said(value, "a()")
+
+
+@pytest.mark.parametrize("name", ["a chain", "a group", "a chord", "a chord in a header"])
+def test_a_canvas_follows_a_failure(played: Played, name: str) -> None:
+    make, value = FOLLOWERS[name]
+    canvas = make()
+    handle = canvas.freeze()
+    first = fail.s(tag="a").on_error(canvas).delay()
+    assert waited(handle) == _said(value, first.id)
+
+
+def test_a_canvas_follows_a_body_that_cannot_run(played: Played) -> None:
+    canvas = complain.s() | t("b")
+    handle = canvas.freeze()
+    body = chord([fail.s(tag="a"), t("a")], t("z").on_error(canvas)).delay()
+    assert waited(handle) == f"b({body.id})"
+
+
+def test_a_link_that_fails_ends_what_is_behind_it(played: Played) -> None:
+    canvas = chain(fail.s(tag="b"), t("c"), t("d"))
+    handle = canvas.freeze()
+    t("a").apply_async(link=canvas)
+    with pytest.raises(ValueError, match="b fails"):
+        waited(handle)
+
+
+def test_two_that_are_followed_by_one_canvas_have_a_run_each(played: Played) -> None:
+    """It has no ids before it is enqueued, so each call gives it others."""
+    canvas = chain(complain.s(), t("c"))
+    handle = group(fail.s(tag="a"), fail.s(tag="b")).on_error(canvas).apply_async()
+    query = """
+        select last.value #>> '{}' from pgqueue.result first join pgqueue.result last on last.parent_id = first.id
+         where first.parent_id = %s and last.task = 'flows.mark'"""
+    with played.app.database.connection() as connection:
+        for member in handle:
+            for _ in range(400):
+                found = connection.execute(query, (member.id,)).fetchall()
+                if found:
+                    break
+                list(connection.notifies(timeout=0.05))
+            assert found == [(f"c({member.id})",)]
+
+
+def test_stamps_are_in_request_and_result(played: Played) -> None:
+    handle = chain(t("a"), stamped.s(), stamped.s()).stamp(customer=7).apply_async()
+    assert handle.get(timeout=PATIENCE) == {"customer": 7}
+    assert handle.stamps == handle.parent.stamps == {"customer": 7}
+    assert handle.headers == {"tenant": 1, "stamped_headers": ["customer"], "stamps": {"customer": 7}}
+    assert t("a").delay().stamps == {}
 
 
 def test_chunks_is_importable_and_a_group(played: Played) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 import psycopg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pgqueue.canvas import lay_out
-from pgqueue.group_result import GroupResult
 from psycopg.rows import dict_row
 from trees import Came, Tree, canvas, is_empty, meaning, named, trees
 
 from pgqueue import PgQueue
+from pgqueue.canvas import lay_out
 from pgqueue.enqueueing import enqueue_plan
+from pgqueue.group_result import GroupResult
 from pgqueue.ids import new_id
 from pgqueue.types import NewJob
 

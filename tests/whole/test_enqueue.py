@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from enum import Enum, IntEnum, StrEnum
@@ -675,7 +676,7 @@ def test_configure_keeps_the_other_settings(app: PgQueue) -> None:
 def test_a_schema_that_knows_no_links_is_told_of_and_nothing_is_sent(app: PgQueue, dsn: str) -> None:
     add = app.task(name="by.name")(lambda x, y: x + y)
     with psycopg.connect(dsn) as old:  # in a transaction that is rolled back, as before migration 0003:
-        for function in ("check_calls", "enqueue_one", "enqueue_alike"):
+        for function in ("enqueue_followers", "enqueue_one", "enqueue_alike"):
             old.execute(f"drop function pgqueue.{function}")
         # what it does not know, it leaves out
         old.execute(
@@ -745,7 +746,10 @@ def test_what_a_session_sends_often_is_prepared(dsn: str, tmp_path: Path, conn: 
 
 
 def test_what_is_prepared_does_what_the_function_does(dsn: str, conn: Connection, connect: Callable[..., Any]) -> None:
-    """The same row, the call of an idle worker, the durable commit: of the first call and of the seventh."""
+    """The same row, the call of an idle worker, the durable commit: of the first call and of the seventh.
+
+    After a call of which nobody was told, the next do not ask for 20 ms whether anybody waits; then they do.
+    """
     app = PgQueue("shop", dsn=dsn, pool_size=1)
     task = app.task(name="add", queue="mail", priority=7, ignore_result=True)(add)
     listener = connect()
@@ -768,6 +772,27 @@ def test_what_is_prepared_does_what_the_function_does(dsn: str, conn: Connection
                 tell(connection, statement)
                 assert connection.execute(setting).fetchone() == ("on",)
             assert connection.execute(setting).fetchone() == ("off",)
+        conn.execute("delete from pgqueue.idle")
+        conn.execute("truncate pgqueue.job")
+        with app.database.connection() as connection:
+            connection.execute("set synchronous_commit = off")
+            texts = []
+            for _ in range(2):
+                statement = app.database.statements.enqueue([task.job((1,), {"y": 2}, {})], durable=True)
+                texts.append(statement.prepared)
+                with connection.transaction():
+                    tell(connection, statement)
+                    assert connection.execute(setting).fetchone() == ("on",)
+            assert [b"idle" in text for text in texts] == [True, False]
+        for row in (after := jobs(conn)):
+            assert row.pop("eta") == row.pop("enqueued_at")
+            row.pop("id")
+        assert after == [rows[0]] * 2
+        conn.execute("insert into pgqueue.idle values ('mail', gen_random_uuid(), now() + interval '1 minute')")
+        deadline = time.monotonic() + 20
+        while not list(listener.notifies(timeout=0.005)):
+            assert time.monotonic() < deadline
+            task.delay(1, y=2)
     finally:
         app.close()
 

@@ -159,6 +159,7 @@ OF_CALLERS = {
     "enqueue_one": "delay and apply_async",
     "enqueue_one bare": "the same, on a connection of ours",
     "enqueue_one prepared": "the same, on one that sends it often",
+    "enqueue_one unawaited": "the same, while nobody waits",
     "enqueue_alike": "enqueue_many",
     "enqueue_alike bare": "the same, on a connection of ours",
     "enqueue": "both, with a unique key or an id of the caller's",

@@ -10,17 +10,17 @@ declare
 begin
     -- As jsonb, which is parsed once: a chain of 300 is 300 levels deep (json: 0.6 s).
     with recursive item as (
-        select p_name as place, p_calls::jsonb as item, true as is_list
+        select p_name as place, p_calls::jsonb as item, true as is_list, true as has_task
          union all
         select inside.*
           from item i
          cross join lateral (
-               select format('%s[%s]', i.place, e.n - 1), e.call, false
+               select format('%s[%s]', i.place, e.n - 1), e.call, false, i.has_task
                  from jsonb_array_elements(case when i.is_list and jsonb_typeof(i.item) = 'array' then i.item end)
                       with ordinality as e (call, n)
                 union all
-               select format('%s.%s', i.place, k.name), i.item -> k.name, true
-                 from (values ('links'), ('errbacks')) k (name)
+               select format('%s.%s', i.place, k.name), i.item -> k.name, true, k.name <> 'behind'
+                 from (values ('links'), ('errbacks'), ('behind')) k (name)
                 where not i.is_list and jsonb_typeof(i.item) = 'object' and jsonb_typeof(i.item -> k.name) <> 'null'
                ) inside
     )
@@ -30,7 +30,8 @@ begin
                              case when jsonb_typeof(i.item) <> 'array'
                                   then 'must be a JSON array, not ' || jsonb_typeof(i.item) end
                         when jsonb_typeof(i.item) <> 'object' then 'must be a JSON object, not ' || jsonb_typeof(i.item)
-                        when coalesce(length(i.item ->> 'task'), 0) not between 1 and 255
+                        when (i.has_task or i.item ->> 'task' is not null)
+                             and coalesce(length(i.item ->> 'task'), 0) not between 1 and 255
                              then 'has no task of 1 to 255 characters'
                         when jsonb_typeof(i.item -> 'args') not in ('array', 'null') then 'has args that are not a JSON array'
                         when jsonb_typeof(i.item -> 'kwargs') not in ('object', 'null')
@@ -42,6 +43,9 @@ begin
                         when i.item ->> 'priority' !~ '^[0-9]$' then 'has a priority that is not 0 to 9'
                         when i.item ->> 'id' !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
                              then 'has an id that is not a UUID'
+                        when not i.has_task and (i.item ->> 'id' is null or i.item ->> 'waits' !~ '^[1-9][0-9]{0,8}$'
+                                                 or i.item ->> 'waits' is null)
+                             then 'waits behind a call, and has no id or no number of those for which it waits'
                         end as wrong
               from item i
            ) w

@@ -160,7 +160,7 @@ begin
     end loop;
 
     if cardinality(v_links) > 0 then
-        perform from pgqueue.enqueue_many(array_to_json(v_links));
+        perform pgqueue.enqueue_followers(array_to_json(v_links));
     end if;
     if cardinality(v_errbacks) > 0 then
         perform pgqueue.enqueue_errbacks(array_to_json(v_errbacks));

@@ -31,7 +31,7 @@ begin
       into v_links, v_errbacks, v_failed;
     -- One statement for all: two transactions that insert the same ids or unique keys in one order cannot deadlock.
     if v_links is not null then
-        perform from pgqueue.enqueue_many(v_links);
+        perform pgqueue.enqueue_followers(v_links);
     end if;
     perform pgqueue.enqueue_errbacks(v_errbacks);
     if v_failed is not null then

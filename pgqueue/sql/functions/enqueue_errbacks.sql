@@ -11,7 +11,7 @@ begin
         return;
     end if;
     begin
-        perform from pgqueue.enqueue_many((
+        perform pgqueue.enqueue_followers((
                 select json_agg(f.job)
                   from json_to_recordset(p_calls) as c (call json, parent uuid, root uuid)
                  cross join lateral pgqueue.follow(json_build_array(c.call), to_json(c.parent), c.parent, c.root) f (job)));

@@ -16,12 +16,10 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
-    v_now timestamptz := pgqueue.clock();
     v_first uuid := coalesce(p_steps -> 0 ->> 'id', p_jobs -> 0 ->> 'id')::uuid;
     v_calls json;
     v_other uuid;
     v_parts pgqueue.part[];
-    v_count integer;
 begin
     if p_durable and current_setting('synchronous_commit') in ('off', 'local') then
         perform set_config('synchronous_commit', 'on', true);
@@ -44,16 +42,7 @@ begin
             expires_in double precision, parent_id uuid, ignore_result boolean, time_limit real, soft_time_limit real);
     end if;
 
-    insert into pgqueue.step (id, made_at, root_id, steps, members, waits, place, depth, takes, task, call)
-    select s.id, v_now, s.root_id, s.steps, s.waits, s.waits, coalesce(s.place, 0), coalesce(s.depth, 0::smallint),
-           s.takes, s.task, e.call
-      from json_array_elements(p_steps) e (call)
-     cross join lateral json_to_record(e.call) as s (
-           id uuid, root_id uuid, steps uuid[], waits integer, place integer, depth smallint, takes text, task text)
-     order by s.id
-        on conflict do nothing;
-    get diagnostics v_count = row_count;
-    if v_count <> json_array_length(p_steps) then
+    if pgqueue.store_steps(p_steps) <> json_array_length(p_steps) then
         raise exception 'a step with one of these ids waits already' using errcode = 'PQ002',
             hint = 'Give each call of a workflow an id of its own, or none.';
     end if;

@@ -88,3 +88,12 @@ def add(x: int, y: int) -> int:
 @app.task
 def complain(id: str, tag: str = "") -> str:
     return id
+
+
+@app.task(bind=True)
+def stamped(self: Any, *args: Any) -> dict[str, Any]:
+    """Return the stamps after a retry that has headers of its own."""
+    if not self.request.retries:
+        raise self.retry(countdown=0, headers={"tenant": 1})
+    found: dict[str, Any] = self.request.stamps
+    return found

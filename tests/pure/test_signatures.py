@@ -226,7 +226,7 @@ def test_a_canvas_may_be_a_link_and_brings_its_steps_along() -> None:
 
 
 def test_a_canvas_that_follows_is_checked_when_the_call_is_made() -> None:
-    with pytest.raises(InvalidArguments, match="four"):
+    with pytest.raises(InvalidArguments, match="valid integer"):
         add.s(1, 2).set(link=chain(add.s(3), add.si("four"))).job()
     with pytest.raises(InvalidOption, match="link must be a signature"):
         add.s(1, 2).link(5)  # type: ignore[arg-type]

@@ -198,10 +198,14 @@ class Database:
 
     def close(self) -> None:
         """Close the connections of the sync pool; the next use opens it again."""
+        if self._pid != os.getpid():  # a forked child has none
+            self._pool = None
+            return
         with self._lock:
             pool, self._pool = self._pool, None
-        if pool is not None and self._pid == os.getpid():
-            for connection in self._warm.empty():
+            kept = self._warm.empty()  # before there is another pool
+        if pool is not None:
+            for connection in kept:
                 pool.putconn(connection)
             pool.close()
 
@@ -256,6 +260,8 @@ class Database:
         back = self._warm.keep(connection) if pool is self._pool else connection
         if back is not None:
             pool.putconn(back)
+        if pool is not self._pool and self._warm.drop(connection):  # closed in between
+            pool.putconn(connection)
         return found
 
     async def _arun(self, statement: Statement[T]) -> list[T]:

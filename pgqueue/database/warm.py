@@ -48,6 +48,14 @@ class Warm:
             self._kept.append(connection)
             return self._kept.pop(0) if now - self._kept[0].answered > _WARM else None
 
+    def drop(self, connection: Session) -> bool:
+        """Keep a connection no longer; return whether it was kept."""
+        with self._lock:
+            if connection not in self._kept:
+                return False
+            self._kept.remove(connection)
+            return True
+
     def empty(self) -> list[Session]:
         """Return all that are kept here, and keep none of them."""
         with self._lock:

@@ -398,6 +398,27 @@ def test_close_ends_the_connections_and_the_next_call_opens_new_ones(app: PgQueu
     assert len(jobs(conn)) == 2
 
 
+def test_a_close_that_meets_the_end_of_a_call_leaves_no_connection_of_the_closed_pool(
+    app: PgQueue, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = app.task_named("add")
+    add.delay(1)
+    warm = app.database._warm
+    keep, before = warm.keep, []
+
+    def closed_before(connection: Any) -> Any:
+        before.append(connection)
+        app.database.close()
+        return keep(connection)
+
+    monkeypatch.setattr(warm, "keep", closed_before)
+    add.delay(2)
+    monkeypatch.undo()
+    assert before[0].closed
+    add.delay(3)
+    assert len(jobs(conn)) == 3
+
+
 def test_every_connection_says_what_it_is_for_and_notices_a_dead_peer(app: PgQueue, conn: Connection) -> None:
     with app.database.connection() as pooled, closing(app.database.connect("listen")) as single:
         for connection, purpose in ((pooled, "enqueue"), (single, "listen")):

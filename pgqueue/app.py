@@ -133,6 +133,8 @@ class PgQueue:
         self.always_eager = self.eager_propagates = False
         #: Whether calls that a task makes have its priority.
         self.inherits_priority = False
+        #: Whether errbacks of a chord are for its header too.
+        self.errbacks_of_headers = False
         #: Queue of tasks and calls that name none.
         self.default_queue = self.settings.default_queue
         self._only_known_queues = False
@@ -320,6 +322,7 @@ class PgQueue:
         self.always_eager = bool(conf.get("task_always_eager"))
         self.eager_propagates = bool(conf.get("task_eager_propagates"))
         self.inherits_priority = bool(conf.get("task_inherit_parent_priority"))
+        self.errbacks_of_headers = bool(conf.get("task_allow_error_cb_on_chord_header"))
         named = "task_default_queue" in conf  # else `conf` gives a default of its own
         self.default_queue = conf["task_default_queue"] if named else settings.default_queue
         self._only_known_queues = not conf.get("task_create_missing_queues", True)

@@ -563,8 +563,8 @@ _TABLE = (
     Word("worker_disable_rate_limits", "warned", True, _flag, "rate limits are not enforced yet"),
     Word("task_track_started", "same", True, _flag, "a job that runs is always seen as STARTED"),
     Word("task_remote_tracebacks", "same", True, _flag, "an error always has the traceback of the worker"),
-    Word("task_allow_error_cb_on_chord_header", "warned", False, _flag, "link_error of a chord is for its body; "
-         "give its header one of its own"),
+    Word("task_allow_error_cb_on_chord_header", "used", False, _flag, "True: link_error of a chord is for the members "
+         "of its header too, as well as for its body."),
     # Queues
     Word("task_default_queue", "used", "default", _queue, "Queue of what names none; Celery's default is 'celery'."),
     Word("task_default_priority", "used", 5, _priority, "0 to 9; 9 runs first, as with RabbitMQ."),

@@ -188,8 +188,15 @@ class chord(Canvas[R]):  # noqa: N801 - Celery's name
         return self._of_body().link(callback)
 
     def link_error(self, errback: Signature[Any]) -> Signature[Any]:
-        """Have a call made when the body fails, or cannot run since the header has; return that call."""
-        return self._of_body().link_error(errback)
+        """Have a call made when the body fails, or cannot run since the header has; return that call.
+
+        With the setting `task_allow_error_cb_on_chord_header`, after each failure of a member of the header too.
+        """
+        body = self._of_body()
+        if self.app.errbacks_of_headers:
+            self.header = cast("group[Any]", self.header.clone())
+            self.header.link_error(errback)
+        return body.link_error(errback)
 
     def set_immutable(self, immutable: bool) -> None:
         """Say whether the header takes no argument from what comes before it."""
@@ -200,7 +207,8 @@ class chord(Canvas[R]):  # noqa: N801 - Celery's name
         if self.body is None:
             raise InvalidOption(f"{self!r:.80} has no body: chord(header)(body), or chord(header, body)")
         given = self.around(given)
-        (header,) = self.header.unfold(replace(given, links=(), errbacks=(), id=None), False)
+        errbacks = given.errbacks if self.app.errbacks_of_headers else ()
+        (header,) = self.header.unfold(replace(given, links=(), errbacks=errbacks, id=None), False)
         assert isinstance(header, Segment)
         options = {name: value for name, value in given.options.items() if name not in _TIMES}
         return [

@@ -95,8 +95,9 @@ def ours() -> dict[str, set[str]]:
 _INSIDE = {
     "app": {
         "adopt", "aenqueue", "aenqueue_plan", "always_eager", "annotations", "callee", "check_queue", "close_loop",
-        "database", "defaults", "eager_propagates", "enqueue", "enqueue_plan", "has_routes", "inherits_priority",
-        "listener", "max_payload_bytes", "max_requeues", "route", "run_job", "run_plan", "settings",
+        "database", "defaults", "eager_propagates", "enqueue", "enqueue_plan", "errbacks_of_headers", "has_routes",
+        "inherits_priority", "listener",
+        "max_payload_bytes", "max_requeues", "route", "run_job", "run_plan", "settings",
     },
     "task": {
         "MaxRetriesExceededError", "apply_options", "arguments", "declare", "declared", "function", "handle",

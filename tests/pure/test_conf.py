@@ -97,6 +97,7 @@ FLAGS = [
     "task_always_eager", "task_eager_propagates", "task_ignore_result",
     "task_store_errors_even_if_ignored", "task_acks_late", "task_acks_on_failure_or_timeout", "task_acks_on_failure",
     "task_acks_on_timeout", "task_reject_on_worker_lost", "task_inherit_parent_priority", "task_create_missing_queues",
+    "task_allow_error_cb_on_chord_header",
 ]  # fmt: skip
 USED |= {name: ([(True, True), (False, False)], ["true", 1, 0, []]) for name in FLAGS}
 

@@ -236,6 +236,19 @@ def test_a_canvas_that_follows_is_checked_when_the_call_is_made() -> None:
         add.s(1, 2).set(link=circle).job()
 
 
+def test_errbacks_of_a_chord_are_for_its_header_too_where_a_setting_says_so() -> None:
+    def errbacks(**conf: Any) -> list[bool]:
+        app = PgQueue("chords", dsn="postgresql://127.0.0.1:1/nowhere", set_as_current=False)
+        app.conf.update(conf)
+        add = app.task(name="add")(lambda *numbers: sum(numbers))
+        canvas = chord([add.s(1), add.s(2)], add.s()).on_error(add.s(9))
+        plan = [*canvas.plan(), *chord([add.s(1), add.s(2)], add.s()).plan(link_error=add.s(9))]
+        return [job.errbacks is not None for job in plan if not job.waits]
+
+    assert errbacks() == [False] * 4
+    assert errbacks(task_allow_error_cb_on_chord_header=True) == [True] * 4
+
+
 def test_freeze_gives_an_id_once() -> None:
     call = add.s(1, 2)
     handle = call.freeze()

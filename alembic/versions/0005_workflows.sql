@@ -4,13 +4,13 @@ drop function if exists pgqueue.enqueue_alike(json, integer[], uuid[], json[], j
 
 alter table pgqueue.job add column steps uuid[], add column place integer not null default 0,
     add column depth smallint not null default 0;
-create index job_root on pgqueue.job (root_id) where root_id is not null;
+create index if not exists job_root on pgqueue.job (root_id) where root_id is not null;
 comment on column pgqueue.job.steps is 'The steps that wait for it. NULL: none.';
 comment on column pgqueue.job.place is 'Its place among the members of those steps, from 0 on: the order of their values.';
 comment on column pgqueue.job.depth is 'In how many headers of chords it stands.';
 
 alter table pgqueue.result add column steps uuid[], add column again json;
-create index result_root on pgqueue.result (root_id) where root_id is not null;
+create index if not exists result_root on pgqueue.result (root_id) where root_id is not null;
 comment on column pgqueue.result.steps is 'The steps of its workflow that waited for it. NULL: none.';
 comment on column pgqueue.result.again is 'Of a member of a workflow that did not succeed: what else its call has to say, so that retry_workflow can make it anew.';
 

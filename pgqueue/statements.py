@@ -191,6 +191,8 @@ _PLAIN = NewJob("", "")
 #: Seconds for which it holds that nobody waited on a queue. A worker that becomes idle meanwhile misses the
 #: notification; it looks by itself after `pace.FIRST_PAUSE`, 50 ms.
 _UNAWAITED = 0.02
+#: Queues of which this is remembered.
+_QUEUES = 1000
 
 _CALLS = {
     "enqueue_one": """
@@ -377,6 +379,8 @@ class Statements:
     def _heard(self, queue: str, notified: bytes | None) -> None:
         """Note whether anybody has been notified of a job."""
         if notified is None:
+            if len(self._unawaited_until) > _QUEUES:  # one for each customer, perhaps
+                self._unawaited_until.clear()
             self._unawaited_until[queue] = monotonic() + _UNAWAITED
 
     def claim(

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import psycopg
 
-from pgqueue.eager_plan import continuations, followers, job_of, run_plan
+from pgqueue.eager_plan import continuations, followers, job_of, run_followers, run_plan
 from pgqueue.eager_result import EagerResult
-from pgqueue.errors import TaskPredicate, TaskRejectedError, TaskRevokedError, UnknownTask
+from pgqueue.errors import TaskPredicate, TaskRejectedError, TaskRevokedError
 from pgqueue.reports import report, revive
 from pgqueue.serialization import decode
 from pgqueue.tracer import Aftermath, Concluded, ExceptionInfo, Traced, Tracer, Where, build_tracer
@@ -178,7 +178,7 @@ def run_eagerly(
         raised = revive(outcome.error) if error is None or issubclass(type(error), TaskPredicate) else error
         error = raised if raised is not error else BaseException.with_traceback(raised, trace)
     value = load(decode(outcome.value)) if isinstance(outcome, Succeeded) else None
-    children = [*context.children, *_continued(app, _continuations(current, outcome))]
+    children = [*context.children, *run_followers(app, _continuations(current, outcome))]
     if throw and isinstance(outcome, Failed) and error is not None:
         raise error
     return EagerResult(
@@ -191,18 +191,6 @@ def run_eagerly(
 
 #: What is no `Exception` and yet no more than the end of an attempt, as in a worker.
 _OURS = (SystemExit, asyncio.CancelledError)
-
-
-def _continued(app: EagerApp, plans: list[list[NewJob]]) -> list[EagerResult[Any]]:
-    """Run what follows; a task that is not registered here would have waited for another worker."""
-    found = []
-    for plan in plans:
-        try:
-            ended = run_plan(app, plan)
-            found += [ended[job.id] for job in plan if not job.waits]
-        except UnknownTask as error:
-            logger.warning("what follows an eager call is not run: %s", error)
-    return found
 
 
 _STATES = {

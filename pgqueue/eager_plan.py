@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from pgqueue.eager_result import EagerResult
-from pgqueue.errors import ChordError
+from pgqueue.errors import ChordError, UnknownTask
 from pgqueue.reports import report
 from pgqueue.serialization import decode, encode
 from pgqueue.types import GATHER, NewJob, State
+
+logger = logging.getLogger("pgqueue.eager")
 
 
 class RunsJobs(Protocol):
@@ -101,8 +104,7 @@ class _Run:
             error = ChordError(f"Dependency {culprit.id} {why}")
             error.__cause__ = culprit.error
             culprit = _Culprit(step.id, step.depth, State.FAILURE, error)
-            for plan in followers(step.errbacks, step.id, step.root_id or step.id, step.id):
-                run_plan(self._app, plan)
+            run_followers(self._app, followers(step.errbacks, step.id, step.root_id or step.id, step.id))
         self.ended[step.id] = EagerResult(step.id, None, culprit.state, name=step.task or None, error=culprit.error)
         return _Part(step.id, "null", culprit, culprit.state == State.IGNORED)
 
@@ -119,16 +121,29 @@ def continuations(text: str | None) -> list[Mapping[str, Any]]:
 
 
 def followers(text: str | None, first: object, root_id: str, parent_id: str) -> list[list[NewJob]]:
-    """Return what follows a job, each as a plan of its own; all that begin workflows as one."""
-    plans: list[list[NewJob]] = []
-    workflows: list[NewJob] = []
-    for call in continuations(text):
-        job = continued(call, first, root_id, parent_id)
-        if "behind" in call:
-            workflows += [job, *(job_of(step)._replace(root_id=root_id) for step in call["behind"])]
-        else:
-            plans.append([job])
-    return [*plans, workflows] if workflows else plans
+    """Return what follows a job, each as a plan of its own."""
+    return [
+        [
+            job_of(row)._replace(root_id=root_id) if "waits" in row else continued(row, first, root_id, parent_id)
+            for row in call.get("plan", [call])
+        ]
+        for call in continuations(text)
+    ]
+
+
+def run_followers(app: RunsJobs, plans: Sequence[Sequence[NewJob]]) -> list[EagerResult[Any]]:
+    """Run what follows; return what became of the jobs that come first in each.
+
+    A task that is not registered here would have waited for another worker.
+    """
+    found: list[EagerResult[Any]] = []
+    for plan in plans:
+        try:
+            ended = run_plan(app, plan)
+            found += [ended[job.id] for job in plan if not job.waits]
+        except UnknownTask as error:
+            logger.warning("what follows an eager call is not run: %s", error)
+    return found
 
 
 def continued(call: Mapping[str, Any], first: object, root_id: str, parent_id: str) -> NewJob:

@@ -152,7 +152,7 @@ def _statement(
         answer = lambda: [AsyncResult(jobs[0].id, app, **knows[0])]  # noqa: E731
     else:
         answer = lambda: _handles(app, knows, known())  # noqa: E731
-    return Statement(plain.sql, plain.params, made, answer, plain.bare, False, plain.prepared, plain.heard)
+    return Statement(plain.sql, plain.params, made, answer, plain.bare, False, plain.prepared)
 
 
 def _once_more(app: Waiting, jobs: Sequence[NewJob], knows: Sequence[Knows]) -> Statement[Handle]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import repeat
 from time import monotonic
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from pgqueue import sql
 from pgqueue.serialization import encode_error
@@ -32,14 +32,18 @@ T = TypeVar("T")
 Row = tuple[Any, ...]
 
 
+#: A text to be prepared, and who hears the first value of its answer.
+Choice: TypeAlias = "tuple[bytes, Callable[[bytes | None], None] | None]"
+
+
 class Statement(NamedTuple, Generic[T]):
     """One statement: SQL with $1, $2 ..., its parameters, and the function that makes a value of a row.
 
     - `answer`: makes the values, where they are known before it is sent, if it does not fail: its rows are not looked
       at. It is called while the server works, once at least.
     - `bare`: the same SQL for libpq itself, which needs no casts; all parameters are texts then.
-    - `prepared`: what does the same at less cost if it is prepared, with the same parameters.
-    - `heard`: is given the first value of an answer that is not looked at else, as libpq has it.
+    - `prepared`: chooses, when it is about to be sent, what does the same at less cost if it is prepared, with the same
+      parameters; and who is given the first value of the answer then, as libpq has it.
     - `binary`: the answer comes in PostgreSQL's binary form, which costs both sides less where there are many rows.
     """
 
@@ -49,8 +53,7 @@ class Statement(NamedTuple, Generic[T]):
     answer: Callable[[], list[T]] | None = None
     bare: bytes = b""
     binary: bool = False
-    prepared: bytes = b""
-    heard: Callable[[bytes | None], None] | None = None
+    prepared: Callable[[], Choice] | None = None
 
     def values(self, rows: Iterable[Sequence[Any]]) -> list[T]:
         """Return what the database has answered."""
@@ -189,7 +192,7 @@ _EARLY = slice(NewJob._fields.index("eta"), NewJob._fields.index("root_id"))
 _LATE = slice(NewJob._fields.index("time_limit"), None)
 _PLAIN = NewJob("", "")
 #: Seconds for which it holds that nobody waited on a queue. A worker that becomes idle meanwhile misses the
-#: notification; it looks by itself after `pace.FIRST_PAUSE`, 50 ms.
+#: notification of a call; it looks by itself after `pace.FIRST_PAUSE`, 50 ms, and finds it if it is committed by then.
 _UNAWAITED = 0.02
 #: Queues of which this is remembered.
 _QUEUES = 1000
@@ -356,9 +359,6 @@ class Statements:
         return Statement(self._sql["enqueue_workflow"], params, _enqueued, answer, self._bare["enqueue_workflow"])
 
     def _single(self, job: NewJob, durable: bool) -> Statement[Enqueued]:
-        prepared, heard = self._unawaited, None
-        if monotonic() >= self._unawaited_until.get(job.queue, 0.0):
-            prepared, heard = self._prepared, partial(self._heard, job.queue)
         return Statement(
             self._sql["enqueue_one"],
             (*_one(job), str(durable)),
@@ -366,9 +366,13 @@ class Statements:
             lambda: [Enqueued(job.id, True)],
             self._bare["enqueue_one"],
             False,
-            prepared,
-            heard,
+            partial(self._prepared_one, job.queue),
         )
+
+    def _prepared_one(self, queue: str) -> Choice:
+        if monotonic() < self._unawaited_until.get(queue, 0.0):
+            return self._unawaited, None
+        return self._prepared, partial(self._heard, queue)
 
     def _sure(self, name: str, params: Sequence[object], jobs: Sequence[NewJob]) -> Statement[Enqueued]:
         def answer() -> list[Enqueued]:

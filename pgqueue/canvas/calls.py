@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pgqueue.arguments import check_call
 from pgqueue.canvas.parts import Given, Segment, Step
-from pgqueue.canvas.stamping import StampingVisitor, appended, parted
+from pgqueue.canvas.stamping import StampingVisitor, appended, check_visitor, parted
 from pgqueue.current import CURRENT
 from pgqueue.errors import InvalidOption
 from pgqueue.ids import check_id, new_id
@@ -195,6 +195,7 @@ class Signature(Mapping[str, Any], Generic[R]):
 
         Retries and replacements keep them. The task finds them in `self.request.stamps`.
         """
+        check_visitor(visitor)
         stamps, options = parted(stamps)
         self.stamp_links(visitor, append_stamps, **stamps)
         more, others = parted(None if visitor is None else visitor.on_signature(self, **stamps))

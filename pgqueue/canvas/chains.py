@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 from pgqueue.canvas.calls import Signature
 from pgqueue.canvas.groups import chord, group
 from pgqueue.canvas.layout import given_of
-from pgqueue.canvas.parts import Given, Segment, Step
+from pgqueue.canvas.parts import Given, Segment, Step, for_all
 from pgqueue.canvas.workflow import Canvas, frozen, members
 
 R = TypeVar("R", covariant=True)
@@ -81,13 +81,13 @@ class chain(Canvas[R]):  # noqa: N801 - Celery's name
         if not found or not (self.args or self.kwargs or self.options):
             return found
         given = given_of(self.args, self.kwargs, self.options)
-        found[0] = found[0].clone(given.args, given.kwargs, **given.options)
-        if given.errbacks:
-            found = [part.clone() for part in found]
+        found = [
+            found[0].clone(given.args, given.kwargs, **given.options),
+            *(part.clone(**for_all(given.options)) for part in found[1:]),
+        ]
         for part in found:
             for call in given.errbacks:
                 part.link_error(call)
-        found[-1] = found[-1].clone()
         for call in given.links:
             found[-1].link(call)
         return found

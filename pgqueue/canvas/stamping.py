@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from pgqueue.errors import InvalidOption
 from pgqueue.ids import new_id
+from pgqueue.options import shown
 from pgqueue.stamps import NAMES
 
 Answer = Mapping[str, Any] | None
@@ -75,15 +77,19 @@ class GroupStampingVisitor(StampingVisitor):
         return {"groups": list(self.groups)}
 
     def on_group_start(self, group: Any, **stamps: Any) -> Answer:
-        """Open a group; it has its id from now on."""
-        if group.id is None:
-            group.set(task_id=new_id())
-        self.groups.append(group.id)
+        """Open a group; one that has no id yet is told by one of the stamp's own."""
+        self.groups.append(group.id or new_id())
         return None
 
     def on_group_end(self, group: Any, **stamps: Any) -> None:
         """Close it."""
-        self.groups.remove(group.id)
+        self.groups.pop()
+
+
+def check_visitor(visitor: object) -> None:
+    """Raise InvalidOption for what is no visitor."""
+    if visitor is not None and not isinstance(visitor, StampingVisitor):
+        raise InvalidOption(f"visitor must be a StampingVisitor, not {shown(visitor)}; a stamp needs another name")
 
 
 def parted(answer: Answer) -> tuple[dict[str, Any], dict[str, Any]]:

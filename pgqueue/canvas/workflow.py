@@ -10,7 +10,7 @@ from pgqueue.canvas.calls import Signature, maybe_signature, revived_options
 from pgqueue.canvas.eagerly import eager_handle
 from pgqueue.canvas.layout import Plan, given_of, lay_out
 from pgqueue.canvas.parts import Given
-from pgqueue.canvas.stamping import StampingVisitor, parted
+from pgqueue.canvas.stamping import StampingVisitor, check_visitor, parted
 from pgqueue.current import CURRENT
 from pgqueue.errors import InvalidOption
 from pgqueue.ids import check_id, new_id
@@ -59,6 +59,7 @@ class Canvas(Signature[R]):
 
     def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **stamps: Any) -> Signature[R]:
         """Give all calls in it, and what follows them by links, values to carry along; see `Signature.stamp`."""
+        check_visitor(visitor)
         stamps = self._asked(stamps)
         self.stamp_links(visitor, append_stamps, **stamps)
         self._clone_parts()

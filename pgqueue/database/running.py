@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
@@ -47,7 +47,7 @@ def tell(session: Session, statement: Statement[T]) -> list[T]:
     if statement.answer is None or session.pgconn.parameter_status(b"client_encoding") != b"UTF8":
         return run(session, statement)
     try:
-        patience = _send_named(session, statement)
+        patience, heard = _send_named(session, statement)
         values = statement.values(())
         result = _hear(session.pgconn, patience)
     except psycopg.errors.InvalidSqlStatementName:  # somebody has said DISCARD or DEALLOCATE; nothing was done
@@ -57,8 +57,8 @@ def tell(session: Session, statement: Statement[T]) -> list[T]:
         if (ours := _in_our_words(error)) is not None:
             raise ours from error
         raise
-    if statement.heard is not None:
-        statement.heard(result.get_value(0, 0))
+    if heard is not None:
+        heard(result.get_value(0, 0))
     return values
 
 
@@ -105,12 +105,16 @@ def _send(session: Session, statement: Statement[Any]) -> float:
     return patience
 
 
-def _send_named(session: Session, statement: Statement[Any]) -> float:
-    """Send a statement as `_send` does; one that is sent often, where the session is ours, by a name."""
-    prepared, text = session.prepared, statement.prepared or statement.bare
+def _send_named(session: Session, statement: Statement[Any]) -> tuple[float, Callable[[bytes | None], None] | None]:
+    """Send a statement as `_send` does; one that is sent often, where the session is ours, by a name.
+
+    Return who is to hear the first value of the answer, too.
+    """
+    prepared = session.prepared
+    text, heard = (statement.bare, None) if statement.prepared is None else statement.prepared()
     if (name := prepared.name(text, statement.bare)) is None:
         if not session.real or (name := prepared.new_name(statement.bare)) is None:
-            return _send(session, statement)
+            return _send(session, statement), None
         session.pgconn.send_prepare(name, text)
         _send_all(session.pgconn, patience_for(session, 0))
         _hear(session.pgconn, patience_for(session, 0))
@@ -118,7 +122,7 @@ def _send_named(session: Session, statement: Statement[Any]) -> float:
     texts, patience = _texts(session, statement)
     session.pgconn.send_query_prepared(name, texts)
     _send_all(session.pgconn, patience)
-    return patience
+    return patience, heard
 
 
 def _texts(session: Session | AsyncSession, statement: Statement[Any]) -> tuple[list[bytes | None], float]:

@@ -216,8 +216,8 @@ def test_an_equal_link_is_kept_once_and_links_can_be_listed() -> None:
 def test_a_canvas_may_be_a_link_and_brings_its_steps_along() -> None:
     call = add.s(1, 2).set(link=chain(add.s(3), add.s(4)), link_error=group(add.s(5), add.s(6)))
     job = call.job()
-    (first,) = json.loads(job.links or "")
-    (second,) = first["behind"]
+    (canvas,) = json.loads(job.links or "")
+    second, first = canvas["plan"]
     assert (first["args"], first["steps"], second["args"]) == ([3], [second["id"]], [4])
     assert (second["waits"], second["takes"]) == (1, "value")
     assert [other["args"] for other in json.loads(job.errbacks or "")] == [[5], [6]]

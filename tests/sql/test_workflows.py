@@ -91,8 +91,7 @@ def following(flow: Flow) -> list[Row]:
     for place in range(2):
         flow.node(f"m{place}", "body", place=place, depth=1)
     flow.node("body", waits=2, takes="values", args=[9])
-    *members, body = flow.nodes
-    return [{**members[0], "behind": [{**body, "root_id": None}]}, {**members[1], "behind": []}, {"task": "beside"}]
+    return [{"plan": [{**node, "root_id": None} for node in flow.nodes]}, {"task": "beside"}]
 
 
 # -- chains
@@ -838,7 +837,7 @@ def test_an_errback_may_begin_a_workflow_that_fails(flow: Flow) -> None:
 
 def test_a_workflow_that_has_followed_does_not_follow_again(flow: Flow) -> None:
     """The same links at two jobs, with ids that were chosen: the second finds them done."""
-    queue, links = flow.queue, following(flow)[:2]
+    queue, links = flow.queue, following(flow)[:1]
     for _ in range(2):
         queue.add("first", links=links)
     (claim, other) = queue.claim()
@@ -853,7 +852,7 @@ def test_a_workflow_that_has_followed_does_not_follow_again(flow: Flow) -> None:
 
 
 def test_a_member_that_has_succeeded_before_counts_in_the_workflow_that_follows(flow: Flow) -> None:
-    queue, links = flow.queue, following(flow)[:2]
+    queue, links = flow.queue, following(flow)[:1]
     queue.add("m1", id=flow.id("m1"), known=True)
     (claim,) = queue.claim()
     assert queue.end(claim, "SUCCESS", value="before")
@@ -862,3 +861,80 @@ def test_a_member_that_has_succeeded_before_counts_in_the_workflow_that_follows(
     assert queue.end(claim, "SUCCESS", value=1)
     flow.end("m0")
     assert flow.waiting() == {"body": [["m0", "before"], 9]}
+
+
+def test_a_canvas_with_ids_that_were_chosen_follows_two_jobs_of_one_commit_once(flow: Flow) -> None:
+    queue, links = flow.queue, following(flow)[:1]
+    for _ in range(3):
+        queue.add("first", links=links)
+    claims = queue.claim()
+    assert queue.finish(*({**claim, "state": "SUCCESS", "value": 7} for claim in claims)) == []
+    assert flow.waiting() == {"m0": [7], "m1": [7]}
+    flow.end("m0")
+    flow.end("m1")
+    assert flow.waiting() == {"body": [["m0", "m1"], 9]}
+
+
+def test_a_canvas_of_which_some_ids_were_chosen_follows_each_job_by_itself(flow: Flow) -> None:
+    """The second run has ids of its own: no value of one comes to the other, and neither waits for ever."""
+    queue = flow.queue
+    for number in range(2):
+        flow.nodes, flow.ids = [], {name: id_ for name, id_ in flow.ids.items() if name == "gather"}
+        flow.node("m0", "gather", place=0, depth=1).node("m1", "gather", place=1, depth=1)
+        flow.node("gather", "end", waits=2, takes="values").node("end", waits=1)
+        queue.add("first", links=[{"plan": [{**node, "root_id": None} for node in flow.nodes]}], priority=number)
+    for _ in range(8):
+        claims = queue.claim()
+        assert not queue.finish(
+            *({**claim, "state": "SUCCESS", "value": [claim["task"], claim["args"]]} for claim in claims)
+        )
+    assert flow.left() == (0, 0)
+    ends = [row["value"] for row in queue.rows("select value from pgqueue.result where task = 'end'")]
+    assert len(ends) == 2
+    for end in ends:
+        ((one, (first,)), (other, (second,))) = end[1][0][1][0]
+        assert (one, other) == ("m0", "m1")
+        assert first == second == ["first", []]
+
+
+def test_what_followed_a_failure_follows_the_next_one_after_a_retry_too(flow: Flow) -> None:
+    queue = flow.queue
+    plan = following(flow)[0]
+    flow.nodes = []
+    single = {"task": "complain", "id": new_id()}
+    flow.node("a", "b", errbacks=[single, plan]).node("b", waits=1).start()
+    for attempt in (1, 2):
+        flow.end("a", "FAILURE")
+        found = [row["task"] for row in queue.rows("select task from pgqueue.job order by task")]
+        assert found == ["complain", "m0", "m1"]
+        for _ in range(2):
+            for claim in queue.claim():
+                assert queue.end(claim, "SUCCESS", value=attempt)
+        assert flow.left()[0] == 0
+        if attempt == 1:
+            assert queue.one("select pgqueue.retry_workflow(%s)", flow.root) == 1
+
+
+def test_an_errback_that_cannot_be_enqueued_is_left_out_whole(flow: Flow) -> None:
+    queue, (plan, beside) = flow.queue, following(flow)
+    plan["plan"][1]["queue"] = "q" * 200
+    job = queue.add("first")
+    queue.rows("update pgqueue.job set errbacks = %s where id = %s returning id", json.dumps([plan, beside]), job)
+    (claim,) = queue.claim()
+    assert queue.end(claim, "FAILURE", error=ERROR)
+    assert list(flow.waiting()) == ["beside"]
+    assert flow.left() == (0, 0)
+
+
+def test_a_workflow_that_follows_a_job_is_listed(flow: Flow) -> None:
+    queue = flow.queue
+    first = queue.add("first", links=following(flow)[:1])
+    other = queue.add("other", links=[{"task": "beside"}])
+    for claim in queue.claim():
+        assert queue.end(claim, "SUCCESS", value=1)
+    listed = [str(row["id"]) for row in queue.rows("select id from pgqueue.workflows(10)")]
+    assert listed == [first]
+    flow.end("m0", "FAILURE")
+    flow.end("m1")
+    assert [str(row["id"]) for row in queue.rows("select id from pgqueue.workflows(10, true)")] == [first]
+    assert other not in listed

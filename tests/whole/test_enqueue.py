@@ -779,7 +779,8 @@ def test_what_is_prepared_does_what_the_function_does(dsn: str, conn: Connection
             texts = []
             for _ in range(2):
                 statement = app.database.statements.enqueue([task.job((1,), {"y": 2}, {})], durable=True)
-                texts.append(statement.prepared)
+                assert statement.prepared is not None
+                texts.append(statement.prepared()[0])
                 with connection.transaction():
                     tell(connection, statement)
                     assert connection.execute(setting).fetchone() == ("on",)

@@ -33,6 +33,13 @@ begin
     if v_failed is null then
         return 0;
     end if;
+    -- What has followed the failure follows the next one too.
+    for v_n in 1 .. cardinality(v_failed) loop
+        if v_failed[v_n].again -> 'errbacks' is not null then
+            v_failed[v_n].again := pgqueue.json_with(v_failed[v_n].again, json_build_object(
+                'errbacks', pgqueue.calls_anew(v_failed[v_n].again -> 'errbacks')));
+        end if;
+    end loop;
 
     insert into pgqueue.step (id, made_at, root_id, steps, members, waits, place, depth, takes, task, call)
     select f.id, v_now, p_root, a.steps, a.waits, a.waits, coalesce(a.place, 0), coalesce(a.depth, 0::smallint), a.takes, a.task,

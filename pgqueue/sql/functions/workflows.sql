@@ -49,7 +49,12 @@ begin
     foreach v_root in array coalesce(v_roots, '{}') loop
         exit when cardinality(v_found) >= p_limit;
         if not exists (select from pgqueue.job j where j.id = v_root and j.root_id is null)
-           and not exists (select from pgqueue.result r where r.id = v_root and r.root_id is null) then
+           and not exists (select from pgqueue.result r where r.id = v_root and r.root_id is null)
+           -- A workflow may follow a job by a link. A task that has enqueued a million others is looked at in part.
+           or exists (select from pgqueue.step s where s.root_id = v_root)
+           or exists (select from (select j.steps from pgqueue.job j where j.root_id = v_root limit 100) x where x.steps is not null)
+           or exists (select from (select r.steps from pgqueue.result r where r.root_id = v_root limit 100) x
+                       where x.steps is not null) then
             v_found := v_found || v_root;
         end if;
     end loop;

@@ -562,7 +562,9 @@ def test_who_may_call_enqueue_many_may_call_these(queue: Queue) -> None:
             " and has_function_privilege(%s, p.oid, 'execute') order by 1",
             role.as_string(queue.connection).strip('"'),
         )
-    assert [row["name"] for row in may] == ["enqueue_alike", "enqueue_many", "enqueue_one"]
+    assert [row["name"] for row in may] == [
+        "enqueue_alike", "enqueue_many", "enqueue_members", "enqueue_one", "enqueue_workflow", "store_steps",
+    ]  # fmt: skip
 
 
 def test_jobs_of_one_large_call_are_due_one_after_the_other(queue: Queue) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql as compose
 
 from .helpers import LOST, OpenQueue, Queue, Row, new_id, wait_until_blocked
 
@@ -938,3 +939,21 @@ def test_a_workflow_that_follows_a_job_is_listed(flow: Flow) -> None:
     flow.end("m1")
     assert [str(row["id"]) for row in queue.rows("select id from pgqueue.workflows(10, true)")] == [first]
     assert other not in listed
+
+
+def test_who_may_enqueue_may_enqueue_workflows(flow: Flow) -> None:
+    queue = flow.queue
+    role = compose.Identifier(f"clerk_{new_id()[:8]}")
+    with queue.connection.transaction(force_rollback=True):
+        for statement in (
+            "create role {}",
+            "grant usage on schema pgqueue to {}",
+            "grant select, insert on pgqueue.job, pgqueue.result, pgqueue.step, pgqueue.idle to {}",
+            "grant update (unique_key) on pgqueue.job to {}",
+            "grant execute on function pgqueue.enqueue_many, pgqueue.enqueue_workflow, pgqueue.store_steps, "
+            "pgqueue.enqueue_members, pgqueue.check_calls, pgqueue.clock, pgqueue.new_id to {}",
+            "set local role {}",
+        ):
+            queue.connection.execute(compose.SQL(statement).format(role))
+        chain(flow)
+        assert queue.one("select count(*) from pgqueue.step") == 2

@@ -53,7 +53,9 @@ begin
             raise exception 'job % stands in the way of a call of the workflow: it has not ended, and has its unique_key or its id', v_other
                 using errcode = 'PQ002', hint = 'Leave out unique_key and task_id, or wait until that job has ended.';
         end if;
-        perform pgqueue.count_in(v_parts) where v_parts is not null;
+        if v_parts is not null then  -- asked here: who only enqueues may not call it
+            perform pgqueue.count_in(v_parts);
+        end if;
     end if;
 end
 $$;

@@ -70,9 +70,9 @@ def turned(self: Any, *args: Any, into: str) -> None:
 
 
 @app.task(bind=True)
-def more(self: Any, *args: Any) -> str:
+def more(self: Any, *args: Any, fails: bool = False) -> str:
     """Add a member to the chord."""
-    self.add_to_chord(mark.s(tag="more"))
+    self.add_to_chord(fail.s(tag="more") if fails else mark.s(tag="more"))
     return "adds"
 
 

@@ -332,6 +332,14 @@ def test_a_canvas_that_waits_for_its_time(flow: Flow, make: Callable[[], Any]) -
     assert all(waited(flow, one) >= 0.5 for one in firsts)
 
 
+def test_a_time_of_a_chord_is_for_its_header_alone(flow: Flow) -> None:
+    body = ch("ab", "c").apply_async(countdown=3600)
+    assert flow.ask("select call ->> 'countdown' from pgqueue.step where id = %s", body.id) == [(None,)]
+    assert [one.revoke() for one in body.parent] == [State.REVOKED] * 2
+    with pytest.raises(ChordError):
+        get(body)
+
+
 def test_an_id_of_a_canvas_is_that_of_what_comes_last(flow: Flow) -> None:
     ids = [canvas.freeze().id for canvas in (t("x"), t("x"), t("x"))]
     made = [c("a", "b"), ch("ab", "c"), g("a", "b")]
@@ -373,17 +381,17 @@ def test_the_error_of_a_body_names_who_failed_and_has_its_error_as_cause(flow: F
 def test_an_errback_of_a_chord_is_called_once_with_the_id_of_the_body(flow: Flow) -> None:
     canvas = chord([fail.s(tag="a"), fail.s(tag="b")], t("z").on_error(complain.s(tag="of the body")))
     canvas.link_error(complain.s(tag="of the chord"))
-    body = canvas.apply_async()
+    body = canvas.apply_async(link_error=complain.s(tag="of the call"))
     assert ended(body, *body.parent) == ["FAILURE"] * 3
-    (own,), (all_,) = flow.calls("of the body"), flow.calls("of the chord")
-    assert own[0] == all_[0] == body.id
+    for tag in ("of the body", "of the chord", "of the call"):
+        assert [id_ for id_, _ in flow.calls(tag)] == [body.id]
 
 
 def test_errbacks_of_a_chain_are_those_of_the_bodies_in_it(flow: Flow) -> None:
     body = chain(t("a"), ch("bc", "d")).on_error(complain.s(tag="in a chain")).apply_async()
     failing = chain(t("a"), chord([fail.s(tag="b")], t("d"))).on_error(complain.s(tag="in a chain")).apply_async()
     assert ended(body, failing) == ["SUCCESS", "FAILURE"]
-    assert [id_ for id_, _ in flow.calls("in a chain")].count(failing.id) == 1
+    assert [id_ for id_, _ in flow.calls("in a chain")] == [failing.id]
 
 
 def test_a_link_of_a_chord_follows_its_body_alone(flow: Flow) -> None:

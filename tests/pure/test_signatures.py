@@ -226,7 +226,7 @@ def test_a_canvas_may_be_a_link_and_brings_its_steps_along() -> None:
 
 
 def test_a_canvas_that_follows_is_checked_when_the_call_is_made() -> None:
-    with pytest.raises(InvalidArguments, match="four"):
+    with pytest.raises(InvalidArguments, match="valid integer"):
         add.s(1, 2).set(link=chain(add.s(3), add.si("four"))).job()
     with pytest.raises(InvalidOption, match="link must be a signature"):
         add.s(1, 2).link(5)  # type: ignore[arg-type]
@@ -462,6 +462,28 @@ def test_the_same_signature_many_times_is_many_jobs() -> None:
     assert one.id is None
     ids = [job.id for job in call.plan()]
     assert len(set(ids)) == len(ids) == 4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda one: group(one, one),
+        lambda one: chain(one, one),
+        lambda one: chord([one, t("b")], one),
+        lambda one: chord([one, chain(t("b"), one)], t("z")),
+    ],
+)
+def test_an_id_is_that_of_one_call_alone(make: Any) -> None:
+    one = t("a")
+    id_ = one.freeze().id
+    for use in (
+        lambda call: call.plan(),
+        lambda call: call.freeze(),
+        lambda call: call.apply(),
+        lambda call: t("x").set(link=call).job(),
+    ):
+        with pytest.raises(InvalidOption, match=f"two calls of the workflow have the id {id_}"):
+            use(make(one))
 
 
 def test_the_root_is_the_first_job_or_the_group() -> None:

@@ -948,6 +948,34 @@ def test_a_link_whose_worker_is_killed_runs_again_and_the_rest_once(flow: Flow) 
     assert [times(flow, tag) for tag in ("before", "behind")] == [1, 1]
 
 
+AGAIN: dict[str, tuple[Callable[[], Any], str]] = {
+    "a header that failed": (lambda: chord([t("a"), fail.s(tag="b")], t("z")), "b fails"),
+    "a body that failed": (lambda: chord([t("a"), t("b")], fail.s(tag="z")), "z fails"),
+    "in a chain": (lambda: chord([t("a"), fail.s(tag="b")], t("y")) | t("z"), "b fails"),
+    "a chain that failed": (lambda: chain(fail.s(tag="a"), t("b")), "a fails"),
+    "what was replaced": (lambda: turned.s(into="failing chord") | t("z"), "y fails"),
+}
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_what_has_failed_ends_again_when_it_is_enqueued_again_with_its_ids(flow: Flow, name: str) -> None:
+    make, says = AGAIN[name]
+    canvas = make()
+    ids = canvas.freeze().as_list()
+    for _ in range(2):
+        handle = canvas.apply_async()
+        assert handle.as_list() == ids
+        with pytest.raises((ChordError, ValueError), match=says):
+            get(handle, follow_parents=False)
+
+
+def test_what_has_succeeded_counts_at_once_when_it_is_enqueued_again_with_its_ids(flow: Flow) -> None:
+    canvas = chord([counted.s(tag="frozen"), t("b")], counted.s(tag="frozen body"))
+    canvas.freeze()
+    assert [get(canvas.apply_async()) for _ in range(2)] == ["frozen body([frozen(),b()])"] * 2
+    assert (times(flow, "frozen"), times(flow, "frozen body")) == (1, 1)
+
+
 # -- g 28: a body is there once ------------------------------------------------------------------------------------
 
 

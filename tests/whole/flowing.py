@@ -53,6 +53,7 @@ class Flow:
     def __init__(self, dsn: str, folder: Path) -> None:
         self.app: PgQueue = flows.app
         self.app.configure(dsn=dsn)
+        self.app.set_current()  # tests of another module have one of their own
         self.dsn = dsn
         self._folder = folder
         self._workers: list[subprocess.Popen[bytes]] = []

@@ -1043,8 +1043,8 @@ def test_a_group_after_a_failure_ends_with_it(flow: Flow, make: Callable[[], Any
 def test_nothing_is_left_over(flow: Flow) -> None:
     left = "select (select count(*) from pgqueue.job), (select count(*) from pgqueue.step)"
     flow.until(lambda: flow.ask(left) == [(0, 0)])
-    # What `pgqueue workflows retry` needs is kept as long as the results of what has not succeeded. That of wide headers is
-    # left to prune.
+    # What `pgqueue workflows retry` needs is kept as long as the results of what has not succeeded.
+    # Parts of wide headers are left to prune.
     flow.ask("select pgqueue.prune('1 hour')")
     parts = """
         select p.state from pgqueue.part p left join pgqueue.result r on r.id = p.step

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from uuid import UUID
 
 from pgqueue.errors import InvalidOption
@@ -30,3 +32,13 @@ def check_id(value: object, option: str = "task_id") -> str:
     except Exception:
         cure = "; leave it out to have one made" if option == "task_id" else ""
         raise InvalidOption(f"{option}={value!r:.80} is not a UUID{cure}") from None
+
+
+def check_apart(ids: Sequence[str]) -> None:
+    """Raise InvalidOption if two calls of one workflow have the same id: what waits for both would wait for ever."""
+    if len(set(ids)) < len(ids):
+        twice = next(id_ for id_, count in Counter(ids).items() if count > 1)
+        raise InvalidOption(
+            f"two calls of the workflow have the id {twice}; leave out task_id, or make a call anew instead of using a "
+            "frozen one twice"
+        )

@@ -12,7 +12,7 @@ from pgqueue.canvas import Signature
 from pgqueue.eager_result import EagerResult
 from pgqueue.enqueueing import aenqueue_plan, enqueue_plan
 from pgqueue.errors import InvalidOption
-from pgqueue.ids import new_id
+from pgqueue.ids import check_apart, new_id
 from pgqueue.options import check_text, shown
 from pgqueue.result import AsyncResult
 from pgqueue.result_set import ResultSet
@@ -126,6 +126,7 @@ class Workflow:
             raise InvalidOption("the workflow has no step; flow.step(name, call) adds one")
         places = self._places()
         jobs = {step.name: _job(step) for step in self._steps.values()}
+        check_apart([job.id for job in jobs.values()])
         followers: dict[str, list[str]] = {name: [] for name in jobs}
         for step in self._steps.values():
             for before in step.after:

@@ -13,7 +13,7 @@ from pgqueue.canvas.calls import Signature, continuations, signatures
 from pgqueue.canvas.parts import NOTHING, Given, Segment, Step
 from pgqueue.errors import InvalidOption
 from pgqueue.group_result import GroupResult
-from pgqueue.ids import check_id, new_id
+from pgqueue.ids import check_apart, check_id, new_id
 from pgqueue.result import AsyncResult
 from pgqueue.stamps import merged
 from pgqueue.statements import job_json
@@ -215,6 +215,7 @@ def _step(item: Segment | Step) -> Step:
 def _lay(canvas: Signature[Any], given: Given, asked: Mapping[str, str], one: bool) -> Plan:
     layout = _Layout(canvas.app)
     entries, handle = layout.lay(canvas, given, Then(), 0, one=one)
+    check_apart([node.id for node in layout.nodes])
     first: Any = handle
     while first._parent is not None:
         first = first._parent

@@ -349,7 +349,7 @@ SECTIONS: dict[str, Section] = {
         ("name args kwargs worker queue", STRONGER, "Always there, without `result_extended`."),
         ("children parent", STRONGER, "Queries, not parts of a stored result."),
         ("exists", STRONGER, "True as soon as the enqueueing is committed."),
-        ("forget", CHANGED, "This job alone, not its parents; returns whether there was a result."),
+        ("forget", CHANGED, "The jobs that it continues as well, as there; returns whether there was a result."),
         ("revoke", STRONGER, "Durable: a waiting job ends now, a running one is not started again."),
         ("revoke(terminate=) revoke(signal=)", LATER, "Ending a running job comes in a later release; it raises now."),
         ("revoke(wait=) revoke(timeout=)", SAME, "The revocation is committed when it returns."),

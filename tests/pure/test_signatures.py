@@ -477,6 +477,28 @@ def test_the_same_signature_many_times_is_many_jobs() -> None:
     assert len(set(ids)) == len(ids) == 4
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda one: group(one, one),
+        lambda one: chain(one, one),
+        lambda one: chord([one, t("b")], one),
+        lambda one: chord([one, chain(t("b"), one)], t("z")),
+    ],
+)
+def test_an_id_is_that_of_one_call_alone(make: Any) -> None:
+    one = t("a")
+    id_ = one.freeze().id
+    for use in (
+        lambda call: call.plan(),
+        lambda call: call.freeze(),
+        lambda call: call.apply(),
+        lambda call: t("x").set(link=call).job(),
+    ):
+        with pytest.raises(InvalidOption, match=f"two calls of the workflow have the id {id_}"):
+            use(make(one))
+
+
 def test_the_root_is_the_first_job_or_the_group() -> None:
     first = jobs(chain(t("a"), group(t("b"), t("c"))))
     assert {job.root_id for job in first.values()} == {first["a"].id}

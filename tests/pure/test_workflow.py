@@ -168,6 +168,15 @@ def test_names_are_taken_once_and_named_once(app: PgQueue, call: Any) -> None:
     assert len(flow) == len(other) == 1
 
 
+def test_one_id_is_that_of_one_step_alone(app: PgQueue, call: Any) -> None:
+    flow, one = app.workflow(), call("one")
+    one.freeze()
+    flow.step("a", one)
+    flow.step("b", one)
+    with pytest.raises(InvalidOption, match=f"two calls of the workflow have the id {one.id}"):
+        flow.apply_async()
+
+
 def test_arguments_are_checked_before_anything_is_enqueued(app: PgQueue, call: Any) -> None:
     flow = app.workflow()
     flow.step("a", call("one"))

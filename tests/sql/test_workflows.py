@@ -562,6 +562,39 @@ def test_a_step_whose_id_has_failed_before_runs_and_goes_on_counting(flow: Flow)
     assert flow.waiting() == {"c": [1, 9]}
 
 
+def again(flow: Flow) -> None:
+    """Enqueue what has ended once more, as a canvas whose ids are fixed."""
+    for node in flow.nodes:
+        node["known"] = True
+    flow.start()
+
+
+@pytest.mark.parametrize("state", ["FAILURE", "REVOKED"])
+def test_a_chord_that_has_failed_may_be_enqueued_again_with_its_ids(flow: Flow, state: str) -> None:
+    chord(flow, 2)
+    flow.end("m0")
+    flow.end("m1", state)
+    assert flow.states()["body"] == "FAILURE"
+    again(flow)
+    assert flow.waiting().keys() == {"m1"}
+    flow.end("m1")
+    assert flow.waiting() == {"body": [["m0", "m1"]]}
+    flow.end("body")
+    flow.queue.rows("select pgqueue.prune('1 hour')")
+    assert flow.left() == (0, 0)
+
+
+def test_a_chain_that_was_revoked_may_be_enqueued_again_with_its_ids(flow: Flow) -> None:
+    chain(flow)
+    (claim,) = flow.queue.claim()
+    flow.queue.rows("select pgqueue.revoke(%s)", flow.id("b"))
+    assert flow.queue.end(claim, value=1)  # counts where nothing waits any more
+    again(flow)
+    assert flow.waiting() == {"b": [1]}
+    flow.end("b", value=2)
+    assert flow.waiting() == {"c": [2, 9]}
+
+
 def test_a_job_that_is_there_already_cannot_be_a_member(flow: Flow) -> None:
     flow.queue.add("m0", id=flow.id("m0"))
     flow.node("m0", "body", depth=1, known=True).node("body", waits=1, takes="values")

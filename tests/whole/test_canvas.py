@@ -5,26 +5,13 @@ Values are texts that say what was called with what (`apps/flows.py`), so one va
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-
-from pgqueue import GroupResult, PgQueue, TaskRejectedError, TaskRevokedError, chain, chord, chunks, group, signature
-from pgqueue.errors import ChordError
-from pgqueue.sql import schema
-
-APPS = Path(__file__).parent / "apps"
-sys.path.insert(0, str(APPS))
-import flows  # noqa: E402
-from flows import (  # noqa: E402
+from flowing import PATIENCE, c, ch, flowing, flows, g, t
+from flows import (
     add,
     complain,
     double,
@@ -40,27 +27,8 @@ from flows import (  # noqa: E402
     turned,
 )
 
-sys.path.remove(str(APPS))
-
-#: Seconds for a canvas to end; a hanging one fails by it.
-PATIENCE = 30.0
-
-
-def t(tag: str, **options: Any) -> Any:
-    """One call."""
-    return mark.s(tag=tag).set(**options)
-
-
-def g(*tags: str) -> Any:
-    return group([t(tag) for tag in tags])
-
-
-def c(*tags: str) -> Any:
-    return chain(*(t(tag) for tag in tags))
-
-
-def ch(tags: str, body: str) -> Any:
-    return chord([t(tag) for tag in tags], t(body))
+from pgqueue import GroupResult, PgQueue, TaskRejectedError, TaskRevokedError, chain, chord, chunks, group, signature
+from pgqueue.errors import ChordError
 
 
 @dataclass(frozen=True)
@@ -192,30 +160,10 @@ class Played:
 @pytest.fixture(scope="module")
 def played(pg_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     """Enqueue everything, and start two workers."""
-    name = "canvas"
-    with psycopg.connect(pg_server.dsn("postgres"), autocommit=True) as connection:
-        connection.execute(f"create database {name}")
-    dsn = pg_server.dsn(name)
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(schema().encode())
-    flows.app.configure(dsn=dsn)
-    handles = {name: case.make().apply_async() for name, case in CASES.items()}
-    log = (tmp_path_factory.mktemp("canvas") / "worker.log").open("w")
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "pgqueue", "-A", "flows", "worker", "-P", "prefork", "-c", "2"],
-        cwd=APPS,
-        env={**os.environ, "PGQUEUE_DSN": dsn},
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        yield Played(flows.app, handles)
-    finally:
-        os.killpg(worker.pid, signal.SIGKILL)
-        worker.wait()
-        log.close()
-        flows.app.close()
+    with flowing(pg_server, tmp_path_factory.mktemp("canvas")) as flow:
+        handles = {name: case.make().apply_async() for name, case in CASES.items()}
+        flow.work("-P", "prefork", "-c", "2")
+        yield Played(flow.app, handles)
 
 
 @pytest.mark.parametrize("name", CASES)

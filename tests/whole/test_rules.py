@@ -1,6 +1,7 @@
 """One test for each rule by which pgqueue departs from Celery where that loses, doubles or distorts work.
 
-Numbers are those of the list of rules; 24, 26 to 30 and 39 are about canvases (chains, groups, chords): not here.
+Numbers are those of the list of rules; 24, 26 to 30 and 39 are about canvases (chains, groups, chords): they are in
+`test_canvas_rows.py`.
 
 Workers are real; each is forked from a process that has imported everything, which is what keeps this short. What their
 tasks do they write into a table. Races are staged with workers that the test plays itself.

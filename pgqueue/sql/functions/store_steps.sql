@@ -7,17 +7,23 @@ set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan s
 as $$
 declare
     v_now timestamptz := pgqueue.clock();
-    v_count integer;
+    v_new uuid[];
 begin
-    insert into pgqueue.step (id, made_at, root_id, steps, members, waits, place, depth, takes, task, call)
-    select s.id, v_now, s.root_id, s.steps, s.waits, s.waits, coalesce(s.place, 0), coalesce(s.depth, 0::smallint),
-           s.takes, s.task, e.call
-      from json_array_elements(p_steps) e (call)
-     cross join lateral json_to_record(e.call) as s (
-           id uuid, root_id uuid, steps uuid[], waits integer, place integer, depth smallint, takes text, task text)
-     order by s.id
-        on conflict do nothing;
-    get diagnostics v_count = row_count;
-    return v_count;
+    with new as (
+        insert into pgqueue.step (id, made_at, root_id, steps, members, waits, place, depth, takes, task, call)
+        select s.id, v_now, s.root_id, s.steps, s.waits, s.waits, coalesce(s.place, 0), coalesce(s.depth, 0::smallint),
+               s.takes, s.task, e.call
+          from json_array_elements(p_steps) e (call)
+         cross join lateral json_to_record(e.call) as s (
+               id uuid, root_id uuid, steps uuid[], waits integer, place integer, depth smallint, takes text, task text)
+         order by s.id
+            on conflict do nothing
+        returning id
+    )
+    select array_agg(n.id) into v_new from new n;
+    -- Where one with this id has ended before, what its members had come to is kept for retry_workflow; in the way of
+    -- those of this one, it would make it wait for ever.
+    delete from pgqueue.part t where t.step = any(v_new);
+    return coalesce(cardinality(v_new), 0);
 end
 $$;

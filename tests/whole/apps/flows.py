@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from typing import Any
 
+import psycopg
+
 from pgqueue import Ignore, PgQueue, Reject, chain, chord, group
+from pgqueue.result import allow_join_result
 
 app = PgQueue("flows")
 
@@ -64,9 +70,9 @@ def turned(self: Any, *args: Any, into: str) -> None:
 
 
 @app.task(bind=True)
-def more(self: Any, *args: Any) -> str:
+def more(self: Any, *args: Any, fails: bool = False) -> str:
     """Add a member to the chord."""
-    self.add_to_chord(mark.s(tag="more"))
+    self.add_to_chord(fail.s(tag="more") if fails else mark.s(tag="more"))
     return "adds"
 
 
@@ -97,3 +103,74 @@ def stamped(self: Any, *args: Any) -> dict[str, Any]:
         raise self.retry(countdown=0, headers={"tenant": 1})
     found: dict[str, Any] = self.request.stamps
     return found
+
+
+def _told(query: str) -> None:
+    with psycopg.connect(os.environ["PGQUEUE_DSN"], autocommit=True) as connection:
+        connection.execute(query.encode())
+
+
+@app.task
+def counted(*args: Any, tag: str) -> str:
+    """Write down, past all that pgqueue commits, that the function was called."""
+    _told(f"insert into ran (tag) values ('{tag}')")
+    return f"{tag}({','.join(map(shown, args))})"
+
+
+@app.task
+def gated(*args: Any, tag: str) -> str:
+    """Wait until the test opens the gate: an advisory lock that it holds."""
+    _told("select pg_advisory_lock_shared(1)")
+    return f"{tag}({','.join(map(shown, args))})"
+
+
+@app.task(bind=True)
+def dying(self: Any, *args: Any, tag: str) -> str:
+    """Kill the own process, the first time."""
+    if not self.request.crashes:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return f"{tag}({','.join(map(shown, args))})"
+
+
+@app.task(bind=True, default_retry_delay=0, max_retries=1)
+def exhausted(self: Any, *args: Any, tag: str) -> None:
+    """Fail as often as it may."""
+    raise self.retry(exc=ValueError(f"{tag} fails"))
+
+
+@app.task
+def slow(tag: str) -> None:
+    time.sleep(60)
+
+
+@app.task(bind=True)
+def kept(self: Any, *args: Any) -> dict[str, Any]:
+    """Return what the request carries, having been replaced once."""
+    if not self.request.replaced_task_nesting:
+        raise self.replace(kept.si())
+    return {"stamps": self.request.stamps, "properties": sorted(self.request.properties)}
+
+
+@app.task(bind=True)
+def inner(self: Any, *args: Any) -> list[str]:
+    """Enqueue a chain; return the ids of this job, of its root, and of the two of the chain."""
+    last = chain(mark.s(tag="b"), mark.s(tag="c")).delay()
+    return [self.request.id, self.request.root_id, last.parent.id, last.id]
+
+
+@app.task
+def joins(how: str) -> Any:
+    """Wait for a canvas inside a task."""
+    both = group(mark.s(tag="a"), mark.s(tag="b")).delay()
+    if how == "refused":
+        return both.get(timeout=20)
+    with allow_join_result():
+        return both.get(timeout=20)
+
+
+@app.task
+def direct(item: int) -> int:
+    """Fail for what is not even."""
+    if item % 2:
+        raise ValueError(f"{item} is odd")
+    return item // 2

@@ -134,21 +134,11 @@ class Plan:
     def jobs_of(self, root_id: str, parent_id: str | None) -> list[NewJob]:
         """Return the rows of this workflow, made by this job; None: by nobody."""
         alone = len(self.nodes) == 1
-        self._check_ids()
         return [node.job(parent_id, root_id, alone=alone) for node in self.nodes]
-
-    def _check_ids(self) -> None:
-        known: set[str] = set()
-        for node in self.nodes:
-            if node.known and node.id in known:
-                raise InvalidOption(f"two calls of this workflow have the id {node.id}; each needs one of its own")
-            if node.known:
-                known.add(node.id)
 
     def followers(self) -> list[str]:
         """Return the rows as another job's commit enqueues them, in JSON: single jobs, or all of it as a plan."""
         alone = len(self.nodes) == 1
-        self._check_ids()
         jobs = [node.job(None, None, alone=alone, follows=True) for node in self.nodes]
         texts = list(map(job_json, jobs))
         return [f'{{"plan":[{",".join(texts)}]}}'] if any(job.waits for job in jobs) else texts

@@ -1,7 +1,7 @@
 -- Nobody but the owner may call anything until he is granted it. Enqueueing needs USAGE on the schema, EXECUTE on
 -- enqueue, enqueue_many, enqueue_one, enqueue_alike (to which the client turns where it can), check_calls, clock and
 -- new_id, and the rights on the tables that they touch; for workflows enqueue_workflow, store_steps and enqueue_members as
--- well, and the rights on `step`. A migration gives all these functions to whoever has enqueue_many already.
+-- well, INSERT on `step` and SELECT on `part`. A migration gives all these functions to whoever has enqueue_many already.
 revoke all on schema pgqueue from public;
 revoke all on all functions in schema pgqueue from public;
 do $$

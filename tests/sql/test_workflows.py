@@ -982,6 +982,7 @@ def test_who_may_enqueue_may_enqueue_workflows(flow: Flow) -> None:
             "create role {}",
             "grant usage on schema pgqueue to {}",
             "grant select, insert on pgqueue.job, pgqueue.result, pgqueue.step, pgqueue.idle to {}",
+            "grant select on pgqueue.part to {}",
             "grant update (unique_key) on pgqueue.job to {}",
             "grant execute on function pgqueue.enqueue_many, pgqueue.enqueue_workflow, pgqueue.store_steps, "
             "pgqueue.enqueue_members, pgqueue.check_calls, pgqueue.clock, pgqueue.new_id to {}",

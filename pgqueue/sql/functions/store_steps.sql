@@ -23,7 +23,9 @@ begin
     select array_agg(n.id) into v_new from new n;
     -- Where one with this id has ended before, what its members had come to is kept for retry_workflow; in the way of
     -- those of this one, it would make it wait for ever.
-    delete from pgqueue.part t where t.step = any(v_new);
+    if exists (select from pgqueue.part t where t.step = any(v_new)) then  -- who only enqueues may not delete
+        delete from pgqueue.part t where t.step = any(v_new);
+    end if;
     return coalesce(cardinality(v_new), 0);
 end
 $$;

@@ -73,6 +73,8 @@ create table pgqueue.saved_group (
     tree     json        not null
 );
 
+create index saved_group_saved_at on pgqueue.saved_group (saved_at);
+
 comment on table  pgqueue.saved_group is 'Groups that somebody has saved, to find their results again by the id of the group.';
 comment on column pgqueue.saved_group.id is 'Id of the group.';
 comment on column pgqueue.saved_group.saved_at is 'When it was saved; kept as long as results are.';

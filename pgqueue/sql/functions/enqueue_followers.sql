@@ -28,8 +28,9 @@ begin
         select json_agg(pgqueue.json_with(s.step, json_build_object('root_id', c.root_id))) into v_steps
           from json_to_recordset(v_first) as c (id uuid, root_id uuid, behind json)
          cross join lateral json_array_elements(c.behind) s (step)
-         where not exists (select from pgqueue.job j where j.id = c.id)
-           and not exists (select from pgqueue.result r where r.id = c.id);
+         -- Not `exists`, which may become a join that walks over all jobs and results.
+         where (select true from pgqueue.job j where j.id = c.id limit 1) is null
+           and (select true from pgqueue.result r where r.id = c.id limit 1) is null;
         if v_steps is not null then
             perform pgqueue.store_steps(v_steps);
         end if;

@@ -17,9 +17,7 @@ declare
 begin
     -- Jobs first, as whoever acknowledges them does: what is being acknowledged now is seen then.
     perform from pgqueue.job j
-      where j.id = any(array(select o.id from pgqueue.job o where o.root_id = p_root
-                              union
-                             select o.id from pgqueue.job o where o.id = p_root))
+      where j.id = any(array(select o.id from pgqueue.job o where o.root_id = p_root) || p_root)
       order by j.id for update;
     with gone as (
         delete from pgqueue.result r

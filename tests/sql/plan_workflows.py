@@ -102,7 +102,7 @@ def _chains(queue: Queue, call: Call) -> None:
     flow = _chain(queue, call)
     call("status of a step", lambda: queue.status(flow.id("c")))
     assert len(flow.about("nodes of a workflow", "workflow_nodes(%s)")) == 3
-    assert len(flow.about("how far a workflow is", "workflow where id = %s")) == 1
+    assert len(flow.about("view: how far a workflow is", "workflow where id = %s")) == 1
     flow.end("a link of a chain", *flow.claim().values())
     again = _Flow(queue, call)
     again.ids["b"] = flow.id("b")
@@ -117,7 +117,7 @@ def _chains(queue: Queue, call: Call) -> None:
     flow = _chain(queue, call, errbacks=[{"task": "complain", "queue": "workflows"}])
     flow.end("a link of a chain that fails", *flow.claim().values(), state="FAILURE")
     flow.end("an errback", *flow.claim().values())
-    assert flow.about("how far a failed workflow is", "workflow where id = %s")[0]["failed"] == 3
+    assert flow.about("view: how far a failed workflow is", "workflow where id = %s")[0]["failed"] == 3
     assert flow.about("retry a chain", "retry_workflow(%s)") == [{"retry_workflow": 1}]
     assert flow.about("retry a chain that has not failed", "retry_workflow(%s)") == [{"retry_workflow": 0}]
     flow.about("revoke a step", "revoke(%s)", flow.id("b"))
@@ -146,7 +146,7 @@ def _chords(queue: Queue, call: Call) -> None:
     flow.end("two members", claims["m1"], claims["m2"])
     flow.end("the last member", *flow.claim().values())
     flow.end("a body", *flow.claim().values())
-    assert flow.about("how far a workflow is that runs", "workflow where id = %s")[0]["done"] == 5
+    assert flow.about("view: how far a workflow is that runs", "workflow where id = %s")[0]["done"] == 5
     done = flow.id("m0")
 
     flow = _chord(queue, call)
@@ -170,7 +170,11 @@ def _followers(queue: Queue, call: Call) -> None:
         flow = _Flow(queue, call).node("m0", "body", place=0, depth=1).node("m1", "body", place=1, depth=1)
         flow.node("body", waits=2, takes="values")
         *members, body = flow.nodes
-        calls = [{**members[0], "behind": [body]}, {**members[1], "behind": []}, {**members[0], "id": new_id(), "steps": None}]
+        calls = [
+            {**members[0], "behind": [body]},
+            {**members[1], "behind": []},
+            {**members[0], "id": new_id(), "steps": None},
+        ]
         queue.add("first", queue="workflows", links=calls, errbacks=calls)
         flow.end(f"{state}, and a workflow follows", *flow.claim().values(), state=state)
         claims = flow.claim()

@@ -32,6 +32,9 @@ PAGES_PER_CALL = 60
 PAGES_PER_JOB = 12
 TUPLES_PER_CALL = 60
 TUPLES_PER_JOB = 12
+# It looks up each step that has parts on ten pages picked at random: a thousand or two, and three pages each in two
+# indexes. A walk over the parts of all steps asks for 150,000.
+PAGES_OF_PRUNE = 12_000
 
 TABLES = ("job", "result", *plan_workflows.TABLES)
 SESSIONS = ("new", "old", "generic", "custom")
@@ -158,10 +161,10 @@ def _use(queue: Queue) -> None:
             queue.hold(nobody)
         queue.one("select pgqueue.revoke(%s)", nobody["id"])
         queue.one("select pgqueue.forget(%s)", nobody["id"])
-        queue.one("select pgqueue.prune('1 day', 10)")
         _say(queue, lambda name, do: do())
         with queue.connection.transaction(force_rollback=True):
             plan_workflows.measure(queue, lambda name, do: do())
+        queue.one("select pgqueue.prune('0 s', 10)")  # so that no scan comes by what was rolled back here again
 
 
 def _say(queue: Queue, call: Call) -> None:
@@ -305,6 +308,9 @@ def test_no_call_scans_a_table(measured: dict[str, Measured], session: str) -> N
         for name, counters in measured[session].items()
         for table in TABLES
         if counters[table][0]
+        # A view has no settings of its own. Beside one large workflow a plan for all would be to scan, so the server makes
+        # one for each call, unless it is told not to.
+        and not (session == "generic" and name.startswith("view: "))
     }
     assert scanned == set()
 
@@ -315,7 +321,9 @@ def test_no_call_walks_an_index(measured: dict[str, Measured], session: str) -> 
         (name, index): (tuples, pages)
         for name, counters in measured[session].items()
         for index, (_, tuples, pages) in counters.items()
-        if tuples > TUPLES_PER_CALL + TUPLES_PER_JOB * BATCH or pages > PAGES_PER_CALL + PAGES_PER_JOB * BATCH
+        if (tuples > PAGES_OF_PRUNE // 2 or pages > PAGES_OF_PRUNE)
+        or name != "prune"
+        and (tuples > TUPLES_PER_CALL + TUPLES_PER_JOB * BATCH or pages > PAGES_PER_CALL + PAGES_PER_JOB * BATCH)
     }
     assert walked == {}
 

@@ -8,8 +8,8 @@ as $$
 declare
     v_before timestamptz := pgqueue.clock() - p_keep;
     v_count integer;
-    -- For tablesample: the percentage that is 20 pages of parts.
-    v_share real := least(100, 2000.0 * current_setting('block_size')::integer
+    -- For tablesample: the percentage that is 10 pages of parts.
+    v_share real := least(100, 1000.0 * current_setting('block_size')::integer
                                / greatest(pg_relation_size('pgqueue.part'::regclass), 1));
 begin
     delete from pgqueue.result r

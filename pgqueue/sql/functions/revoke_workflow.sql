@@ -18,7 +18,10 @@ begin
                      order by j.id for update);
     with gone as (
         delete from pgqueue.step s
-         where s.id = any(array(select o.id from pgqueue.step o where o.root_id = p_root order by o.id for update))
+         where s.id = any(array(
+               select o.id from pgqueue.step o
+                where o.id = any(array(select t.id from pgqueue.step t where t.root_id = p_root))
+                order by o.id for update))
         returning s
     )
     select count(pgqueue.end_step(g.s, 'REVOKED', v_error, null)) into v_count from gone g;

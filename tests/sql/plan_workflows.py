@@ -178,7 +178,8 @@ def _followers(queue: Queue, call: Call) -> None:
         queue.add("first", queue="workflows", links=calls, errbacks=calls)
         flow.end(f"{state}, and a workflow follows", *flow.claim().values(), state=state)
         claims = flow.claim()
-        assert len(claims) == 2 and queue.state(body["id"]) == "PENDING"
+        assert len(claims) == 2
+        assert queue.state(body["id"]) == "PENDING"
         queue.finish(*({"id": claim["id"], "attempt": 1, "state": "SUCCESS"} for claim in claims.values()))
         queue.rows("select pgqueue.purge('{workflows}')")
 

@@ -73,6 +73,8 @@ create table pgqueue.saved_group (
     tree     json        not null
 );
 
+create index saved_group_saved_at on pgqueue.saved_group (saved_at);
+
 comment on table  pgqueue.saved_group is 'Groups that somebody has saved, to find their results again by the id of the group.';
 comment on column pgqueue.saved_group.id is 'Id of the group.';
 comment on column pgqueue.saved_group.saved_at is 'When it was saved; kept as long as results are.';
@@ -92,9 +94,9 @@ select w.root_id as id, count(*) as total, count(*) filter (where w.at = 'done')
        select r.root_id, case when r.state in ('SUCCESS', 'IGNORED') then 'done' else 'failed' end, r.enqueued_at, r.finished_at
          from pgqueue.result r
         where r.root_id is not null and r.task <> 'pg' || 'queue.gather'
-          -- In a second life it is in two of them.
-          and not exists (select from pgqueue.job j where j.id = r.id)
-          and not exists (select from pgqueue.step s where s.id = r.id)
+          -- In a second life it is in two of them. Not `exists`, which may become a join with all jobs.
+          and (select true from pgqueue.job j where j.id = r.id limit 1) is null
+          and (select true from pgqueue.step s where s.id = r.id limit 1) is null
        ) w
  group by w.root_id;
 

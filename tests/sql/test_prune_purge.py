@@ -88,3 +88,31 @@ def test_purge_frees_the_unique_key(queue: Queue) -> None:
     queue.add(unique_key="k")
     purge(queue, "default")
     assert queue.enqueue({"task": "t", "unique_key": "k"})[0][1]
+
+
+def test_parts_of_steps_that_are_gone_are_found_among_those_of_steps_that_wait(queue: Queue) -> None:
+    """It looks at a few pages, picked at random, so it is called again until it has met them all."""
+    queue.rows(
+        "insert into pgqueue.step (id, made_at, root_id, members, waits, takes, call)"
+        " select gen_random_uuid(), now(), gen_random_uuid(), 2, 1, 'values', '{}' from generate_series(1, 2000)"
+    )
+    queue.rows(
+        "insert into pgqueue.part (step, place, job, state, depth)"
+        " select id, 0, id, 'SUCCESS', 0 from (select id from pgqueue.step union all"
+        " select gen_random_uuid() from generate_series(1, 2000)) s order by random()"
+    )
+    for _ in range(500):
+        queue.rows("select pgqueue.prune('1 day')")
+        if queue.one("select count(*) from pgqueue.part") == 2000:
+            break
+    assert queue.one("select count(*) from pgqueue.part p join pgqueue.step s on s.id = p.step") == 2000
+    assert queue.one("select count(*) from pgqueue.part") == 2000
+
+
+def test_saved_groups_are_kept_as_long_as_results(queue: Queue) -> None:
+    for age in ("2 days", "1 hour"):
+        queue.rows(
+            "insert into pgqueue.saved_group values (gen_random_uuid(), pgqueue.clock() - %s::interval, '[]')", age
+        )
+    queue.rows("select pgqueue.prune('1 day')")
+    assert queue.one("select count(*) from pgqueue.saved_group") == 1

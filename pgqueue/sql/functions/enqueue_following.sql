@@ -19,10 +19,11 @@ declare
 begin
     v_ids := array(select (r.call ->> 'id')::uuid from json_array_elements(v_plan) r (call) where r.call -> 'waits' is not null);
     if not v_anew then
-        select count(*) into v_known from unnest(v_ids) s (id)
-         where exists (select from pgqueue.step t where t.id = s.id)
-            or exists (select from pgqueue.job j where j.id = s.id)
-            or exists (select from pgqueue.result r where r.id = s.id);
+        -- Not `exists`, which may become a join that walks over all of them.
+        select count(coalesce((select true from pgqueue.step t where t.id = s.id limit 1),
+                              (select true from pgqueue.job j where j.id = s.id limit 1),
+                              (select true from pgqueue.result r where r.id = s.id limit 1)))
+          into v_known from unnest(v_ids) s (id);
         if v_known = cardinality(v_ids) then
             return;
         end if;

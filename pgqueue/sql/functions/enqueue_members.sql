@@ -23,8 +23,9 @@ begin
                filter (where r.id is not null and s.step is not null)
       into other, parts
       from json_to_recordset(p_calls) as c (id uuid, steps uuid[], place integer, depth smallint)
-      left join lateral (select o.id, o.value from pgqueue.result o where o.id = c.id and o.state = 'SUCCESS') r on true
-      left join lateral (select o.steps from pgqueue.job o where o.id = c.id) j on true
+      -- Each by itself: without the limit this may become a join that walks over all jobs and results.
+      left join lateral (select o.id, o.value from pgqueue.result o where o.id = c.id and o.state = 'SUCCESS' limit 1) r on true
+      left join lateral (select o.steps from pgqueue.job o where o.id = c.id limit 1) j on true
       left join lateral unnest(c.steps) s (step) on true
      where c.id = any(v_not);
 end

@@ -23,8 +23,9 @@ begin
           from json_array_elements(p_calls) e (call)
          cross join lateral json_to_record(e.call) as c (
                id uuid, root_id uuid, steps uuid[], place integer, depth smallint, task text)
-         where not exists (select from pgqueue.job j where j.id = c.id and j.steps is not distinct from c.steps)
-           and not exists (select from pgqueue.result r where r.id = c.id and r.state = 'SUCCESS')
+         -- Not `exists`, which may become a join that walks over all jobs and results.
+         where (select true from pgqueue.job j where j.id = c.id and j.steps is not distinct from c.steps limit 1) is null
+           and (select true from pgqueue.result r where r.id = c.id and r.state = 'SUCCESS' limit 1) is null
     loop
         v_error := json_build_object(
             'type', 'TaskRejectedError', 'module', 'pg' || 'queue.errors',

@@ -14,7 +14,8 @@ begin
                    'links', v_job.links, 'errbacks', v_job.errbacks, 'steps', v_job.steps, 'place', v_job.place,
                    'depth', v_job.depth, 'unique_key', v_job.unique_key, 'ignore_result', v_job.ignore_result,
                    'time_limit', v_job.time_limit, 'soft_time_limit', v_job.soft_time_limit))
-         where r.id = v_job.id and r.state <> 'SUCCESS';
+         -- Not `<>`, which may become a walk over the index of all that has ever failed.
+         where r.id = v_job.id and (r.state = 'SUCCESS') is false;
     end loop;
 end
 $$;

@@ -2,7 +2,7 @@
 -- until it answers 0. What it deletes leaves no result; steps of workflows that wait for it end as REVOKED.
 --   select pgqueue.purge('{mail}');
 create or replace function pgqueue.purge(p_queues text[], p_limit integer default 10000) returns integer
-language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off
+language plpgsql volatile set jit = off set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
     v_count integer;

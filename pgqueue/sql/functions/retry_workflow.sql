@@ -8,6 +8,7 @@ set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan s
 as $$
 declare
     v_now timestamptz := pgqueue.clock();
+    v_results uuid[];
     v_failed pgqueue.result[];
     v_parts pgqueue.part[];
     v_calls json;
@@ -17,15 +18,15 @@ declare
 begin
     -- Jobs first, as whoever acknowledges them does: what is being acknowledged now is seen then.
     perform from pgqueue.job j
-      where j.id = any(array(select o.id from pgqueue.job o where o.root_id = p_root
-                              union
-                             select o.id from pgqueue.job o where o.id = p_root))
+      where j.id = any(array(select o.id from pgqueue.job o where o.root_id = p_root) || p_root)
       order by j.id for update;
+    v_results := array(select r.id from pgqueue.result r where r.root_id = p_root);
     with gone as (
         delete from pgqueue.result r
          where r.id = any(array(
+               -- By id alone, and not `in`: else this may become a walk over all that has ever failed.
                select o.id from pgqueue.result o
-                where o.root_id = p_root and o.state in ('FAILURE', 'REVOKED', 'REJECTED') and o.again is not null
+                where o.id = any(v_results) and (o.state in ('SUCCESS', 'IGNORED')) is false and o.again is not null
                 order by o.id for update))
         returning r
     )

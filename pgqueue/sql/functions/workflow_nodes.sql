@@ -10,13 +10,9 @@ set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan s
 as $$
 #variable_conflict use_column
 declare
-    -- In two looks: an OR of the two would be a walk over the whole table.
-    v_jobs uuid[] := array(select j.id from pgqueue.job j where j.root_id = p_root
-                            union
-                           select j.id from pgqueue.job j where j.id = p_root);
-    v_results uuid[] := array(select r.id from pgqueue.result r where r.root_id = p_root
-                               union
-                              select r.id from pgqueue.result r where r.id = p_root);
+    -- In two looks: an OR of the two may be a walk over the whole table; so may a union of them, which looks for an order.
+    v_jobs uuid[] := array(select j.id from pgqueue.job j where j.root_id = p_root) || p_root;
+    v_results uuid[] := array(select r.id from pgqueue.result r where r.root_id = p_root) || p_root;
 begin
     return query
     select n.id, n.options ->> 'step', n.task, n.state, coalesce(n.steps, '{}'), n.parent_id, n.waits, n.members, n.runtime,
@@ -35,7 +31,7 @@ begin
                r.enqueued_at, r.claimed_at, r.finished_at, r.error
           from pgqueue.result r
          -- In a second life it is in both.
-         where r.id = any(v_results) and r.id <> all(v_jobs)
+         where r.id = any(v_results) and (select true from pgqueue.job j where j.id = r.id limit 1) is null
         ) n
      order by n.made_at, n.id;
 end

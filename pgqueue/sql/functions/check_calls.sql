@@ -66,20 +66,20 @@ begin
             hint = 'Give an array of jobs as enqueue_many takes them: [{"task": "shop.mail", "args": ["ada"]}].';
     end if;
     -- What cannot be read as enqueue_many will read it is better found out now.
-    if p_calls::text ~ '"(eta|countdown|expires|expires_in|time_limit|soft_time_limit|ignore_result|parent_id)"' then
+    if p_calls::text ~ '"(eta|countdown|expires|expires_in|time_limit|soft_time_limit|ignore_result)"' then
         begin
             with recursive item (item) as (
-                select e.call from json_array_elements(p_calls) e (call)
+                select e.call from jsonb_array_elements(p_calls::jsonb) e (call)
                  union all
                 select e.call from item i
                  cross join lateral (values ('links'), ('errbacks'), ('plan')) k (name)
-                 cross join lateral json_array_elements(
-                       case json_typeof(i.item -> k.name) when 'array' then i.item -> k.name end) e (call)
+                 cross join lateral jsonb_array_elements(
+                       case jsonb_typeof(i.item -> k.name) when 'array' then i.item -> k.name end) e (call)
             )
             select count(*) filter (where greatest(g.countdown, g.expires_in) > 3.2e9) into v_far
               from item i
-             cross join lateral json_to_record(i.item) as g (
-                   eta timestamptz, countdown double precision, expires timestamptz, expires_in double precision, parent_id uuid,
+             cross join lateral jsonb_to_record(i.item) as g (
+                   eta timestamptz, countdown double precision, expires timestamptz, expires_in double precision,
                    ignore_result boolean, time_limit real, soft_time_limit real);
         exception when data_exception then
             raise exception '% cannot be read: %', p_name, sqlerrm using errcode = 'PQ002',

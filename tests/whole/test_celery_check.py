@@ -136,7 +136,7 @@ def logs(**kwargs): ...
 """,
         ["2 signals.task_prerun same", "2 signals.task_sent changed", "4 signal.connect same",
          "4 signals.task_prerun same",
-         "6 request.stamps unsupported", "6 task.request same", "7 signal.connect same",
+         "6 request.stamps same", "6 task.request same", "7 signal.connect same",
          "7 signals.setup_logging same"],
     ),
     "classes of tasks": (

@@ -34,9 +34,9 @@ PAGES_PER_JOB = 12
 PAGES_OF_WORKFLOWS = 50
 TUPLES_PER_CALL = 60
 TUPLES_PER_JOB = 12
-# It looks up each step that has parts on ten pages picked at random: a thousand or two, and three pages each in two
-# indexes. A walk over the parts of all steps asks for 40,000.
-PAGES_OF_PRUNE = 12_000
+# It looks up a hundred steps that have parts, three pages each in every index. A walk over the parts of all steps asks
+# for 40,000.
+PAGES_OF_PRUNE = 1_000
 
 TABLES = ("job", "result", *plan_workflows.TABLES)
 SESSIONS = ("new", "old", "generic", "custom")

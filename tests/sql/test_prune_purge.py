@@ -91,7 +91,7 @@ def test_purge_frees_the_unique_key(queue: Queue) -> None:
 
 
 def test_parts_of_steps_that_are_gone_are_found_among_those_of_steps_that_wait(queue: Queue) -> None:
-    """It looks at a few pages, picked at random, so it is called again until it has met them all."""
+    """It looks at a hundred steps from somewhere on, so it is called again until it has met them all."""
     queue.rows(
         "insert into pgqueue.step (id, made_at, root_id, members, waits, takes, call)"
         " select gen_random_uuid(), now(), gen_random_uuid(), 2, 1, 'values', '{}' from generate_series(1, 2000)"

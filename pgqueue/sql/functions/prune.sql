@@ -8,9 +8,7 @@ as $$
 declare
     v_before timestamptz := pgqueue.clock() - p_keep;
     v_count integer;
-    -- For tablesample: the percentage that is 10 pages of parts.
-    v_share real := least(100, 1000.0 * current_setting('block_size')::integer
-                               / greatest(pg_relation_size('pgqueue.part'::regclass), 1));
+    v_from uuid;
 begin
     delete from pgqueue.result r
      where r.id = any(array(
@@ -26,14 +24,28 @@ begin
            select o.id from pgqueue.saved_group o
             where o.saved_at < v_before
             order by o.saved_at limit p_limit for update skip locked));
-    -- What is left of wide chords, and of workflows that failed and whose results are gone. In pages picked at random, and in
-    -- others while there is some: a walk over all would take 1 s beside the parts of 100,000 steps that wait.
+    -- What is left of wide chords, and of workflows that failed and whose results are gone. Of 100 steps from somewhere on,
+    -- and of others while there is some: a walk over all would take 1 s beside the parts of 100,000 steps that wait.
     for i in 1 .. 50 loop
+        v_from := pgqueue.id_between((select p.step from pgqueue.part p order by p.step limit 1),
+                                     (select p.step from pgqueue.part p order by p.step desc limit 1), random());
         delete from pgqueue.part t
          where t.step = any(array(
-               select s.id from (select distinct p.step from pgqueue.part p tablesample system (v_share) offset 0) s (id)
+               with recursive step (id, n, again) as (
+                   select (select p.step from pgqueue.part p where p.step >= v_from order by p.step limit 1), 1, false
+                    union all
+                   -- After the last of them the first: of 100 or fewer none is passed over.
+                   select case when s.id is not null
+                               then (select p.step from pgqueue.part p where p.step > s.id order by p.step limit 1)
+                               else (select p.step from pgqueue.part p where p.step < v_from order by p.step limit 1) end,
+                          s.n + 1, s.again or s.id is null
+                     from step s
+                    where s.n < 102 and not (s.again and (s.id is null or s.id >= v_from))
+               )
+               select distinct s.id from step s
                 -- Not `exists`, which may become a join that walks over all.
-                where (select true from pgqueue.step o where o.id = s.id limit 1) is null
+                where s.id is not null
+                  and (select true from pgqueue.step o where o.id = s.id limit 1) is null
                   and coalesce((select r.state from pgqueue.result r where r.id = s.id limit 1), 'SUCCESS') = 'SUCCESS'));
         exit when not found;
     end loop;

@@ -110,7 +110,7 @@ def test_the_open_transaction_of_an_attempt_over_its_limit_is_rolled_back(
         late.get(timeout=20)
     assert conn.execute("select count(*) from effect").fetchone() == (0,)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(20) == 0, log_of(worker)
+    assert worker.wait(20) in (0, 4), log_of(worker)  # 4: before the process was replaced
 
 
 @pytest.mark.parametrize(("pool", "concurrency"), POOLS)

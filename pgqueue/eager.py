@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +33,6 @@ from pgqueue.types import (
     State,
     Succeeded,
 )
-
-logger = logging.getLogger("pgqueue.eager")
 
 
 class EagerApp(Protocol):

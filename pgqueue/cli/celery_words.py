@@ -438,7 +438,9 @@ SECTIONS: dict[str, Section] = {
         ("chord", STRONGER, "Counted in the commits of its members: never lost, doubled or polled for."),
         ("chunks xmap xstarmap maybe_signature", SAME, "`from pgqueue import chunks`, and so on."),
         ("maybe_subtask", CHANGED, "`maybe_signature`."),
-        ("StampingVisitor GroupStampingVisitor", SAME, "`from pgqueue import StampingVisitor`."),
+        ("StampingVisitor", SAME, "`from pgqueue import StampingVisitor`."),
+        ("GroupStampingVisitor", CHANGED,
+         "`GroupStampingVisitor()`: it gives groups no ids, so a canvas can still be enqueued more than once."),
     )),
     "signature": Section("A signature: `task.s(...)`", "signature.{}", (
         ("delay apply_async apply set clone", SAME, ""),

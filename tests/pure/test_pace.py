@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgqueue.worker.pace import LARGEST_CLAIM, average, backoff, claim_size
+from pgqueue.worker.pace import FIRST_PAUSE, LARGEST_CLAIM, Demand, average, backoff, claim_size
 
 runtimes = st.none() | st.floats(0, 1000, allow_nan=False)
 
@@ -68,3 +68,16 @@ def test_a_long_task_weighs_at_once_and_short_ones_slowly() -> None:
 @given(st.integers(0, 1000), st.floats(0, 1))
 def test_the_pause_between_attempts_to_connect_grows_to_two_seconds(failures: int, chance: float) -> None:
     assert 0.025 <= backoff(failures, chance) <= 2.0
+
+
+def test_who_says_that_it_is_idle_looks_at_once_and_after_the_first_pause() -> None:
+    """A client that has asked just before does not notify it."""
+    demand = Demand(slots=1, longest_pause=5.0)
+    for now in (1.0, 2.0, 3.0):
+        demand.claimed(0, now)
+    assert demand.idle
+    demand.said_idle()
+    assert demand.size_now(running=0, unstarted=0, now=3.0) == 1
+    demand.claimed(0, 3.0)
+    assert demand.next_look == 3.0 + FIRST_PAUSE
+    assert demand.size_now(running=0, unstarted=0, now=3.01) == 0
